@@ -1,0 +1,1 @@
+"""Ticks to candles: a deterministic function of the log."""

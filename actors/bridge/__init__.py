@@ -1,0 +1,1 @@
+"""One exactly-once delivery per sink."""

@@ -1,0 +1,1 @@
+"""What runs with nothing installed, each a supervised OS process."""

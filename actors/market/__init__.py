@@ -1,0 +1,1 @@
+"""Pure market knowledge: schemas, symbols, rules, calendar, candles, coverage. No I/O."""

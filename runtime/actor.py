@@ -1,0 +1,103 @@
+"""What an actor is and what one incarnation of it is handed.
+
+An actor is a frozen attrs class with one `async run(ctx)`: fields are collaborators and limits, state is in locals,
+so a restart is a new object that resumes from the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import attrs
+import structlog
+import trio
+
+from runtime.board import Board
+from runtime.clock import Clock
+from runtime.entropy import Entropy
+
+T = TypeVar("T")
+
+
+class Offload(Protocol):
+    """Runs blocking work away from the Trio thread."""
+
+    async def __call__(self, fn: Callable[[], T], *, limiter: trio.CapacityLimiter | None = None) -> T:
+        """Run `fn()` in a worker thread and return its result. Not abandoned on cancel: `fn` must be bounded."""
+        ...
+
+
+async def offload_to_thread(fn: Callable[[], T], *, limiter: trio.CapacityLimiter | None = None) -> T:
+    """The production `Offload`."""
+    return await trio.to_thread.run_sync(fn, limiter=limiter)
+
+
+async def offload_inline(fn: Callable[[], T], *, limiter: trio.CapacityLimiter | None = None) -> T:
+    """The simulated `Offload`: one checkpoint, then inline, so that a seed decides everything."""
+    del limiter
+    await trio.lowlevel.checkpoint()
+    return fn()
+
+
+@attrs.frozen(kw_only=True)
+class Seams:
+    """The process-wide seams: everything an actor may reach for that is not its own collaborator."""
+
+    clock: Clock
+    entropy: Entropy
+    offload: Offload
+    board: Board
+
+
+@attrs.define(kw_only=True)
+class ActorContext:
+    """Handed to one incarnation; never outlives it."""
+
+    name: str
+    incarnation: int
+    seams: Seams
+    log: structlog.stdlib.BoundLogger
+    drain_requested: trio.Event = attrs.field(factory=trio.Event)
+    """Set by the supervisor when it stops the child: finish what you hold, take nothing new, return."""
+    _on_ready: Callable[[], None] = attrs.field(default=lambda: None)
+
+    @property
+    def clock(self) -> Clock:
+        """The clock seam."""
+        return self.seams.clock
+
+    @property
+    def entropy(self) -> Entropy:
+        """The randomness seam."""
+        return self.seams.entropy
+
+    @property
+    def offload(self) -> Offload:
+        """The thread seam."""
+        return self.seams.offload
+
+    @property
+    def board(self) -> Board:
+        """Where actors publish what others may look at."""
+        return self.seams.board
+
+    def ready(self) -> None:
+        """Say once that the start is done; the supervisor starts the next child only then.
+
+        Only local guarantees (configuration, files, memory) may precede it: a dependency that is down must not
+        block the start.
+        """
+        self._on_ready()
+
+    def progress(self) -> None:
+        """Work was done (a batch moved, an outage was waited for): feeds the progress watchdog."""
+        self.board.progress(self.name, self.clock.monotonic_s())
+
+
+class Actor(Protocol):
+    """One unit of supervised work."""
+
+    async def run(self, ctx: ActorContext) -> None:
+        """Work until done, cancelled or `ctx.drain_requested`. Any exception is a crash."""
+        ...

@@ -1,0 +1,112 @@
+"""The board: where actors publish small frozen facts about themselves, read by health, the CLI and --until-idle.
+
+Publishing never blocks and never fails; readers get the last word of each. Nothing flows back: an actor must not
+depend on what another one wrote here for correctness, only for display, probes and idle detection.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import StrEnum
+
+import attrs
+
+
+class DependencyState(StrEnum):
+    """What is known of something outside."""
+
+    UNKNOWN = "UNKNOWN"
+    UP = "UP"
+    DOWN = "DOWN"
+
+
+@attrs.frozen(kw_only=True)
+class Dependency:
+    """One outside server as seen by who uses it."""
+
+    state: DependencyState
+    reason: str = ""
+    since_ns: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class ConsumerState:
+    """A consumer of the log: physical positions up to which it is committed and verified (exclusive)."""
+
+    committed_position: int
+    verified_position: int
+    lag_records: int = 0
+    records_stored: int = 0
+    caught_up: bool = False
+    """Nothing was left to read at the last look."""
+
+
+@attrs.frozen(kw_only=True)
+class JobState:
+    """One history job: a symbol, a kind, an interval."""
+
+    symbol: str
+    kind: str
+    from_ns: int
+    to_ns: int
+    done_to_ns: int
+    rows: int = 0
+    rows_total_estimate: int = 0
+    finished: bool = False
+    error: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class LogState:
+    """The durable log, as its writer sees it."""
+
+    log_id: str
+    end_position: int
+    bytes: int
+    segments: int
+    records_accepted: int
+    seconds_until_loss: float | None = None
+    error: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class ChildState:
+    """One node of the supervision tree."""
+
+    path: str
+    state: str
+    restarts: int = 0
+    last_exit: str = ""
+
+
+@attrs.define
+class Board:
+    """All facts of one process. Owned by the tree, lent to everyone."""
+
+    dependencies: dict[str, Dependency] = attrs.field(factory=dict)
+    consumers: dict[str, ConsumerState] = attrs.field(factory=dict)
+    jobs: dict[str, JobState] = attrs.field(factory=dict)
+    children: dict[str, ChildState] = attrs.field(factory=dict)
+    endpoints: dict[str, str] = attrs.field(factory=dict)
+    facts: dict[str, str] = attrs.field(factory=dict)
+    """Short named facts for people, e.g. `vendor` -> `polygon`."""
+    log: LogState | None = None
+    jobs_idle: bool = False
+    """The history downloader has nothing left to do."""
+    events: deque[str] = attrs.field(factory=lambda: deque(maxlen=200))
+    _progress_s: dict[str, float] = attrs.field(factory=dict)
+
+    def progress(self, actor: str, now_s: float) -> None:
+        """Remember that `actor` did work at monotonic `now_s`."""
+        self._progress_s[actor] = now_s
+
+    def progress_age_s(self, actor: str, now_s: float) -> float | None:
+        """Seconds since `actor` last did work; None if it never did."""
+        at = self._progress_s.get(actor)
+        return None if at is None else now_s - at
+
+    def dependency(self, name: str, state: DependencyState, *, reason: str = "", now_ns: int = 0) -> None:
+        """Publish the state of a dependency; `since_ns` changes only when the state does."""
+        old = self.dependencies.get(name)
+        since_ns = old.since_ns if old is not None and old.state == state else now_ns
+        self.dependencies[name] = Dependency(state=state, reason=reason, since_ns=since_ns)

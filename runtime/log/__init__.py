@@ -1,0 +1,1 @@
+"""The durable log: segments of checksummed frames, one writer, many readers."""

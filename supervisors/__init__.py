@@ -1,0 +1,1 @@
+"""The supervision engine, the tree, the command line."""

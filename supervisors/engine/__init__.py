@@ -1,0 +1,1 @@
+"""OTP's supervisor semantics on Trio."""
