@@ -24,61 +24,69 @@ def _field(name: str, kind: pa.DataType, *, null: bool = False) -> pa.Field:
     return pa.field(name, kind, nullable=null)
 
 
-QUOTES = pa.schema([
-    _field("symbol", _name),
-    _field("ts_ns", pa.int64()),
-    _field("bid", pa.float64(), null=True),
-    _field("ask", pa.float64(), null=True),
-    _field("bid_size", pa.float64(), null=True),
-    _field("ask_size", pa.float64(), null=True),
-    _field("source", _name),
-    _field("flags", pa.int32()),
-])
-TRADES = pa.schema([
-    _field("symbol", _name),
-    _field("ts_ns", pa.int64()),
-    _field("price", pa.float64()),
-    _field("size", pa.float64(), null=True),
-    _field("trade_id", pa.string(), null=True),
-    _field("conditions", pa.string(), null=True),  # comma-separated vendor codes
-    _field("source", _name),
-    _field("flags", pa.int32()),
-])
-CANDLES = pa.schema([
-    _field("symbol", _name),
-    _field("timeframe", _name),
-    _field("basis", _name),
-    _field("ts_ns", pa.int64()),  # start of [ts, ts + timeframe)
-    _field("open", pa.float64()),
-    _field("high", pa.float64()),
-    _field("low", pa.float64()),
-    _field("close", pa.float64()),
-    _field("volume", pa.float64(), null=True),
-    _field("vwap", pa.float64(), null=True),
-    _field("ticks", pa.int64()),
-    _field("origin", _name),  # ticks | vendor
-    _field("source", _name),
-    _field("final", pa.bool_()),
-    _field("flags", pa.int32()),
-    _field("revision", pa.int64()),  # stamp (ns) of the group that caused this version
-])
-COVERAGE = pa.schema([
-    _field("symbol", _name),
-    _field("kind", _name),
-    _field("source", _name),
-    _field("from_ns", pa.int64()),
-    _field("to_ns", pa.int64()),  # exclusive
-    _field("status", _name),  # live | final | empty | missing | quarantined
-    _field("rows", pa.int64()),
-    _field("checksum", pa.int64()),  # additive, see content_checksum
-    _field("rejected", pa.int64()),
-    _field("duplicates", pa.int64()),
-    _field("reason", pa.string()),
-    _field("request_id", pa.string()),  # of each page, comma-separated
-    _field("after_offset", pa.int64(), null=True),  # live offset this slice supersedes
-    _field("session", pa.string(), null=True),  # live session
-    _field("market_clock_ns", pa.int64(), null=True),  # the vendor's clock, live
-])
+QUOTES = pa.schema(
+    [
+        _field("symbol", _name),
+        _field("ts_ns", pa.int64()),
+        _field("bid", pa.float64(), null=True),
+        _field("ask", pa.float64(), null=True),
+        _field("bid_size", pa.float64(), null=True),
+        _field("ask_size", pa.float64(), null=True),
+        _field("source", _name),
+        _field("flags", pa.int32()),
+    ]
+)
+TRADES = pa.schema(
+    [
+        _field("symbol", _name),
+        _field("ts_ns", pa.int64()),
+        _field("price", pa.float64()),
+        _field("size", pa.float64(), null=True),
+        _field("trade_id", pa.string(), null=True),
+        _field("conditions", pa.string(), null=True),  # comma-separated vendor codes
+        _field("source", _name),
+        _field("flags", pa.int32()),
+    ]
+)
+CANDLES = pa.schema(
+    [
+        _field("symbol", _name),
+        _field("timeframe", _name),
+        _field("basis", _name),
+        _field("ts_ns", pa.int64()),  # start of [ts, ts + timeframe)
+        _field("open", pa.float64()),
+        _field("high", pa.float64()),
+        _field("low", pa.float64()),
+        _field("close", pa.float64()),
+        _field("volume", pa.float64(), null=True),
+        _field("vwap", pa.float64(), null=True),
+        _field("ticks", pa.int64()),
+        _field("origin", _name),  # ticks | vendor
+        _field("source", _name),
+        _field("final", pa.bool_()),
+        _field("flags", pa.int32()),
+        _field("revision", pa.int64()),  # stamp (ns) of the group that caused this version
+    ]
+)
+COVERAGE = pa.schema(
+    [
+        _field("symbol", _name),
+        _field("kind", _name),
+        _field("source", _name),
+        _field("from_ns", pa.int64()),
+        _field("to_ns", pa.int64()),  # exclusive
+        _field("status", _name),  # live | final | empty | missing | quarantined
+        _field("rows", pa.int64()),
+        _field("checksum", pa.int64()),  # additive, see content_checksum
+        _field("rejected", pa.int64()),
+        _field("duplicates", pa.int64()),
+        _field("reason", pa.string()),
+        _field("request_id", pa.string()),  # of each page, comma-separated
+        _field("after_offset", pa.int64(), null=True),  # live offset this slice supersedes
+        _field("session", pa.string(), null=True),  # live session
+        _field("market_clock_ns", pa.int64(), null=True),  # the vendor's clock, live
+    ]
+)
 SCHEMAS: dict[str, pa.Schema] = {"quotes": QUOTES, "trades": TRADES, "candles": CANDLES, "coverage": COVERAGE}
 KINDS: tuple[str, ...] = tuple(SCHEMAS)
 
