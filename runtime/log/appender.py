@@ -1,7 +1,8 @@
 """How a producer appends: hand a draft to the buffer's mailbox, wait for its commit.
 
 The mailbox is bounded, so a slow disk is felt by the producer (backpressure up to the vendor). A producer that is
-cancelled only stops waiting; the write goes on.
+cancelled only stops waiting; the write goes on. A restarted producer therefore asks with `resume`, which goes through
+the same mailbox as a barrier: what its former incarnation left there is committed (or refused) before the answer.
 """
 
 from __future__ import annotations
@@ -20,20 +21,32 @@ from runtime.mailbox import Mailbox
 class AppendRequest:
     """A draft on its way to the writer, with the place for its answer."""
 
-    draft: GroupDraft
-    done: trio.Event = attrs.field(factory=trio.Event)
-    result: outcome.Outcome[Appended] | None = None
+    draft: GroupDraft | None
+    """None: a barrier, answered when everything queued before it has been."""
+    _done: trio.Event = attrs.field(factory=trio.Event)
+    _result: outcome.Outcome[Appended | None] | None = None
 
-    def answer(self, result: outcome.Outcome[Appended]) -> None:
-        """Called once by the buffer."""
-        self.result = result
-        self.done.set()
+    def answer(self, result: outcome.Outcome[Appended | None]) -> None:
+        """Called by the buffer; only the first answer counts."""
+        if self._result is None:
+            self._result = result
+            self._done.set()
 
     async def wait(self) -> Appended:
-        """Block until durable (or refused); raises what the writer raised."""
-        await self.done.wait()
-        assert self.result is not None
-        return self.result.unwrap()
+        """Block until durable; raises what the writer raised, NotConnected if the buffer went away."""
+        await self._done.wait()
+        if self._result is None:
+            raise AssertionError("answered without a result")
+        appended = self._result.unwrap()
+        if appended is None:
+            raise AssertionError("a barrier has no answer but its end")
+        return appended
+
+    async def wait_barrier(self) -> None:
+        """Block until everything queued before this request is answered."""
+        await self._done.wait()
+        if self._result is not None:
+            self._result.unwrap()
 
 
 @attrs.frozen(kw_only=True)
@@ -44,14 +57,21 @@ class Appender:
     lookup: Callable[[str], ProducerState]
     """From the open log: last sequence and position of a producer."""
 
-    def resume(self, producer: str) -> ProducerState:
-        """Where `producer` stood, as the log remembers it."""
+    async def resume(self, producer: str) -> ProducerState:
+        """Where `producer` stood, as the log remembers it, after everything already queued is settled.
+
+        To be called once by a new incarnation before its first append.
+        """
+        barrier = AppendRequest(None)
+        await self.inbox.send(barrier)
+        await barrier.wait_barrier()
         return self.lookup(producer)
 
     async def submit(self, draft: GroupDraft) -> AppendRequest:
         """Queue a draft (blocks while the mailbox is full); await `.wait()` for its durability.
 
-        Drafts of one producer become durable in the order they were submitted, so several may be under way.
+        Drafts of one producer become durable in the order they were submitted, so several may be under way. An answer
+        with `duplicate=True` means that somebody else used the sequence: the producer must not go on (crash, resume).
         """
         request = AppendRequest(draft)
         await self.inbox.send(request)
