@@ -21,3 +21,13 @@ check: install
 
 test: install
 	$(BIN)/pytest -q -m "not bench"
+
+SEED ?= $(shell date +%s)
+ROUNDS ?= 20
+VICTIMS ?= pipeline
+.PHONY: crashes bench
+crashes: install
+	$(BIN)/python -m tests.crashes --seed $(SEED) --rounds $(ROUNDS) --victims $(VICTIMS)
+
+bench: install
+	$(BIN)/python -m tests.bench

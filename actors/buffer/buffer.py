@@ -11,7 +11,7 @@ from runtime.actor import ActorContext
 from runtime.board import LogState
 from runtime.errors import LogFull, NotConnected
 from runtime.log.appender import AppendRequest
-from runtime.log.types import GroupDraft
+from runtime.log.types import Appended, GroupDraft
 from runtime.mailbox import Mailbox
 
 FULL_RETRY_S = 1.0
@@ -100,7 +100,7 @@ class Buffer:
                 request.answer(outcome.Error(NotConnected("the buffer ended during this commit")))
             self._publish(ctx)
 
-    async def _write(self, drafts: list[GroupDraft], ctx: ActorContext) -> list[outcome.Any]:
+    async def _write(self, drafts: list[GroupDraft], ctx: ActorContext) -> list[Appended]:
         """One commit; a full disk is an outage that is waited for, with the producers blocked behind it."""
         while True:
             try:

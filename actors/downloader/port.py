@@ -1,4 +1,7 @@
-"""The port between the downloader and a vendor. Adapters: polygon.py, memory.py."""
+"""The ports between the downloader and the outside: a vendor's history, and where backfill jobs lie.
+
+Adapters: polygon.py, job_files.py; fakes that pass the same contract tests: memory.py.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ from typing import Protocol
 import attrs
 import pyarrow as pa
 
+from actors.downloader.jobs import BackfillJob
+
 
 @attrs.frozen(kw_only=True)
 class Page:
     """One proven page: rows in time order, validated, in the schema of their kind (`actors/market/schema.py`)."""
 
     rows: pa.RecordBatch
+    """All below `proven_to_ns`: rows at a page's last instant come with the next page, when their group is whole."""
     proven_to_ns: int
     """Exclusive: every row of the chain below this time has been delivered (the last page: the end of the range)."""
     request_id: str
@@ -22,7 +28,7 @@ class Page:
 
 
 class HistorySource(Protocol):
-    """History of one vendor."""
+    """History of one vendor. Several chains may run at the same time."""
 
     name: str
     """The `source` of its rows."""
@@ -30,6 +36,7 @@ class HistorySource(Protocol):
     def pages(self, symbol: str, kind: str, from_ns: int, to_ns: int) -> AsyncIterator[Page]:
         """The chain of pages that covers [from_ns, to_ns), in time order, each proven (UPSTREAM 1.6).
 
+        A chain that ends without an error has delivered everything: its last page says `proven_to_ns == to_ns`.
         Raises: RetryableSourceError (outage, 429, page not proven: start again from the last `proven_to_ns`),
         PermanentSourceError (unknown symbol, bad request, no entitlement).
         """
@@ -37,4 +44,20 @@ class HistorySource(Protocol):
 
     async def close(self) -> None:
         """Release connections, within a bound."""
+        ...
+
+
+class JobStore(Protocol):
+    """The backfill jobs that were asked for and are not done; written by the CLI and the HTTP server, read here."""
+
+    async def load(self) -> list[BackfillJob]:
+        """All jobs, oldest first; one that cannot be read is set aside with its reason and not returned."""
+        ...
+
+    async def done(self, job_id: str) -> None:
+        """The log says that this job is done: forget it. Unknown: nothing to do."""
+        ...
+
+    async def failed(self, job_id: str, reason: str) -> None:
+        """This job will never succeed as it is: set it aside with the reason, so that no start tries it again."""
         ...

@@ -1,0 +1,103 @@
+"""The fake of the log for the buffer's tests: commits into a list, can be full, slow or die half way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from runtime.errors import LogFull
+from runtime.log.types import Appended, Frame, Group, GroupDraft, ProducerState
+
+
+@attrs.define(kw_only=True)
+class MemoryCommitLog:
+    """Keeps groups in memory; `full_for` commits fail with LogFull, then succeed."""
+
+    log_id: str = "memory"
+    groups: list[Group] = attrs.field(factory=list)
+    commits: list[int] = attrs.field(factory=list)
+    """Groups of each commit."""
+    offered: list[Group] = attrs.field(factory=list)
+    full_for: int = 0
+    fails_with: Exception | None = None
+    needs_reopen: bool = False
+    producers: dict[str, ProducerState] = attrs.field(factory=dict)
+
+    @property
+    def end_position(self) -> int:
+        """One unit a group: positions only need to rise."""
+        return len(self.groups)
+
+    @property
+    def bytes(self) -> int:
+        """Bodies kept."""
+        return sum(len(f.body) for g in self.groups for f in g.frames)
+
+    @property
+    def segments(self) -> int:
+        """Always one."""
+        return 1
+
+    @property
+    def records_accepted(self) -> int:
+        """Rows kept."""
+        return sum(f.rows for g in self.groups for f in g.frames)
+
+    def reopen(self) -> None:
+        """As after a recovery: what was committed is there."""
+        self.needs_reopen = False
+
+    def producer(self, name: str) -> ProducerState:
+        """Last sequence and position of a producer."""
+        return self.producers.get(name, ProducerState())
+
+    def commit(self, drafts: Sequence[GroupDraft]) -> tuple[list[Appended], list[Group]]:
+        """All drafts or none."""
+        if self.full_for > 0:
+            self.full_for -= 1
+            raise LogFull("no space left on the fake disk")
+        if self.fails_with is not None:
+            self.needs_reopen = True
+            raise self.fails_with
+        self.commits.append(len(drafts))
+        groups = [self._group(draft) for draft in drafts]
+        answers = [
+            Appended(position=g.position, end_position=g.end_position, stamp_ns=g.stamp_ns, duplicate=False)
+            for g in groups
+        ]
+        return answers, groups
+
+    def offer(self, groups: Sequence[Group]) -> None:
+        """Remember what would have gone to consumers."""
+        self.offered.extend(groups)
+
+    def _group(self, draft: GroupDraft) -> Group:
+        at = len(self.groups)
+        group = Group(
+            log_id=self.log_id,
+            position=at,
+            end_position=at + 1,
+            stamp_ns=at + 1,
+            producer=draft.producer,
+            sequence=draft.sequence,
+            producer_position=draft.producer_position,
+            frames=tuple(
+                Frame(
+                    partition=f.partition,
+                    offset=at,
+                    prev_offset=-1,
+                    kind=f.kind,
+                    schema=b"",
+                    body=f.body,
+                    rows=f.rows,
+                    event_time_ns_min=f.event_time_ns_min,
+                    event_time_ns_max=f.event_time_ns_max,
+                    group_index=i,
+                )
+                for i, f in enumerate(draft.frames)
+            ),
+        )
+        self.groups.append(group)
+        self.producers[draft.producer] = ProducerState(sequence=draft.sequence, position=draft.producer_position)
+        return group

@@ -1,0 +1,313 @@
+"""What an operator may set: one frozen class per table of config.toml, each key with default, unit and consequence.
+
+A key that belongs to a later version is not here but in LATER, so that setting it is refused instead of ignored.
+Values are checked by `runtime.config`, which knows file and line; the rules stand in each key's metadata.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from runtime.clock import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE, NS_PER_S, format_ns, parse_instant_ns
+from runtime.errors import ConfigError
+from runtime.settings_rules import (
+    Rule,
+    dsn,
+    each_of,
+    host_port,
+    http_url,
+    instant,
+    matches,
+    one_of,
+    only_now,
+    split_host_port,
+    whole,
+)
+
+POLYGON_URL = "https://api.polygon.io"
+
+LATER: Mapping[str, str] = {
+    "log.retention_s": "trimming the log (this version keeps everything)",
+    "log.retention_bytes": "trimming the log (this version keeps everything)",
+    "buffer.linger_ms": "the live stream",
+    "buffer.frame_rows_max": "the live stream",
+    "downloader.settle_s": "the live stream",
+    "vendors.polygon.stream_url": "the live stream",
+    "vendors.dukascopy": "the vendor dukascopy",
+    "vendors.binance": "the vendor binance",
+    "vendors.replay": "the vendor replay",
+    "routes": "delivery over NATS or Kafka",
+    "aggregator.lateness_s": "the live stream",
+    "embedded.replay_speed": "the live stream",
+    "registry": "the service registry",
+}
+"""Keys, or whole tables, of the contract whose feature does not exist yet -> that feature."""
+
+
+class Secret:
+    """A value that never shows itself: neither in `repr` nor in a formatted string."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other.reveal() == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def reveal(self) -> str:
+        """The value itself, for the one line that sends it."""
+        return self._value
+
+
+def redact_dsn(text: str) -> str:
+    """`text` with the passwords of every URL in it replaced by `***`."""
+    text = re.sub(r"(?<=://)([^/@:\s]*):[^/\s]*@", r"\1:***@", text)
+    return re.sub(r"(?i)\b((?:password|passwd|api_?key)=)[^&\s]+", r"\1***", text)
+
+
+def _key(default: Any, unit: str, rule: Rule | None = None, *, shown: bool | Callable[[Any], str] = True) -> Any:
+    """A key: `unit` as config.toml and `pipeline check` print it ("" = none), `rule` beyond the type."""
+    return attrs.field(default=default, metadata={"unit": unit, "rule": rule}, repr=shown)
+
+
+@attrs.frozen(kw_only=True)
+class PipelineSettings:
+    """What this pipeline is and what it is about."""
+
+    name: str = _key("holdfast", "", matches(r"[A-Za-z0-9_-]{1,64}", "1 to 64 letters, digits, - or _"))
+    """Shown on the status page and in metrics; change it freely."""
+    data_dir: Path = _key(Path("data"), "directory")
+    """Holds the log and the embedded databases: everything that was accepted. Delete it and all is downloaded anew."""
+    symbols: tuple[str, ...] = _key(
+        ("C:EURUSD",), "", matches(r"C:[A-Z]{6}", 'a list of pairs in Polygon\'s spelling like "C:EURUSD", none twice')
+    )
+    """Each costs history requests and disk space; this version knows foreign exchange only."""
+
+
+@attrs.frozen(kw_only=True)
+class LogSettings:
+    """The durable log, on the disk of data_dir."""
+
+    partitions: int = _key(4, "partitions", whole(1, 64))
+    """Fixed when the log is made: a running data directory refuses to start with another number."""
+    segment_bytes: int = _key(67_108_864, "bytes", whole(17_825_792, 1 << 34))
+    """Size of one file of the log; the space that is freed at once when the log is trimmed. At least one group."""
+    sync_linger_ms: int = _key(5, "ms", whole(0, 1000))
+    """Longest wait for more groups before one sync: higher is fewer syncs and later acceptance."""
+
+
+@attrs.frozen(kw_only=True)
+class BufferSettings:
+    """The log's only writer."""
+
+    mailbox_groups: int = _key(64, "groups", whole(1, 4096))
+    """Slices that may wait for the disk; when as many wait, the downloader stops reading. Bounds memory."""
+
+
+@attrs.frozen(kw_only=True)
+class DownloaderSettings:
+    """What is fetched, from where, from when."""
+
+    vendors: tuple[str, ...] = _key(("polygon",), "", each_of("polygon", later=("dukascopy", "binance", "replay")))
+    """Order of preference."""
+    live: bool = _key(False, "", only_now(False, "the live stream"))
+    """False: history only."""
+    confirm: bool = _key(False, "", only_now(False, "the live stream"))
+    """False: there is nothing live to confirm."""
+    history_from: str = _key("-2h", "time", instant())
+    """Start of the history, inclusive, rounded down to the minute. Earlier = more requests at the first start."""
+    history_to: str = _key("", "time", instant(empty="now, when the process starts"))
+    """End of the history, exclusive, rounded down to the minute."""
+    kinds: tuple[str, ...] = _key(("quotes",), "", each_of("quotes", later=("trades", "candles")))
+    """Kinds of rows that are asked for; candles are made from them by the aggregator."""
+
+
+@attrs.frozen(kw_only=True)
+class PolygonSettings:
+    """The vendor Polygon (now Massive), or the embedded simulator that speaks its API."""
+
+    rest_url: str = _key("", "URL", http_url(empty=f"{POLYGON_URL}, or the simulator while there is no API key"))
+    """A setting because the vendor has renamed its hosts (api.massive.com) and for proxies."""
+    api_key: Secret | None = _key(None, "secret")
+    """By environment only: POLYGON_API_KEY. With it the real vendor is used, unless embedded.recording is set."""
+    api_key_file: str = _key("", "file")
+    """A file that holds the API key, read at the start; the environment wins."""
+    requests_per_minute: int = _key(0, "requests per minute (0: no limit of ours)", whole(0, 1_000_000))
+    """Set it to your plan's limit: a plan that is exceeded answers 429 and costs waiting time."""
+    request_timeout_s: int = _key(30, "s", whole(1, 600))
+    """A page that takes longer counts as lost and is asked for again."""
+
+
+@attrs.frozen(kw_only=True)
+class VendorsSettings:
+    """One table per vendor."""
+
+    polygon: PolygonSettings = attrs.field(factory=PolygonSettings)
+
+
+@attrs.frozen(kw_only=True)
+class BridgeSettings:
+    """How rows reach the sinks."""
+
+    routes: tuple[str, ...] = _key(("log",), "", each_of("log", later=("nats", "kafka")))
+    """Where deliveries read from, in order of preference."""
+
+
+@attrs.frozen(kw_only=True)
+class SinkSettings:
+    """One database that is kept complete. [sinks.NAME] with another name is a further copy."""
+
+    kind: str = _key("", "", one_of("timescale", "clickhouse"))
+    """Only for a further sink: what speaks at the other end."""
+    dsn: str = _key("embedded", "address", dsn(), shown=lambda value: repr(redact_dsn(value)))
+    """"embedded" = we bring the server along; anything else must be reachable, or this sink lags until it is."""
+    password_file: str = _key("", "file")
+    """A file that holds the password of the DSN; a password in the DSN itself may come by environment only."""
+    stores: tuple[str, ...] = _key(
+        (), "", each_of("quotes", "candles", "coverage", always="coverage", later=("trades",))
+    )
+    """Kinds of rows this sink holds; it is `verified` only when all of them are there."""
+
+
+@attrs.frozen(kw_only=True)
+class AggregatorSettings:
+    """Ticks to candles."""
+
+    timeframes: tuple[str, ...] = _key(
+        ("1m", "5m", "15m", "1h", "4h", "1d"), "", each_of("1m", "5m", "15m", "1h", "4h", "1d", always="1m")
+    )
+    """Lengths of candles. All others are made of 1m."""
+    bases: tuple[str, ...] = _key(("bid", "ask", "mid"), "", each_of("bid", "ask", "mid", later=("last",)))
+    """Prices candles are made of; each basis costs its own rows."""
+
+
+@attrs.frozen(kw_only=True)
+class HealthSettings:
+    """The HTTP server: probes, metrics, status page."""
+
+    listen: str = _key("127.0.0.1:8800", "host:port", host_port())
+    """Anyone who reaches it can read the status and order history: keep it on loopback or behind a proxy."""
+    stalled_after_s: int = _key(30, "s", whole(5, 3600))
+    """An actor with work to do and no progress for so long makes /healthz degraded and names itself."""
+
+    @property
+    def host(self) -> str:
+        """The address part of `listen`."""
+        return split_host_port(self.listen)[0]
+
+    @property
+    def port(self) -> int:
+        """The port part of `listen`."""
+        return split_host_port(self.listen)[1]
+
+
+@attrs.frozen(kw_only=True)
+class EmbeddedSettings:
+    """Servers that we bring along, each an OS process of its own."""
+
+    market: bool = _key(True, "")
+    """The market simulator, used while there is no API key and no rest_url. False: an API key is needed."""
+    postgres: bool = _key(True, "")
+    """PostgreSQL for a sink whose dsn is "embedded"."""
+    clickhouse: bool = _key(True, "")
+    """ClickHouse (chDB behind HTTP) for a sink whose dsn is "embedded"; about 300 MB in its own process."""
+    nats: bool = _key(False, "", only_now(False, "NATS"))
+    """False: there is no publisher yet."""
+    recording: str = _key("", "directory")
+    """A folder with one feed (…/lean/Data/forex/oanda) that the simulator serves; "" = a synthetic market."""
+    market_seed: int = _key(1, "seed", whole(0, 2**63 - 1))
+    """The synthetic market is a function of this number: the same seed gives the same ticks."""
+    market_delay_ms: int = _key(0, "ms", whole(0, 60_000))
+    """The simulator waits so long before each answer: to watch a run, or to interrupt one."""
+
+
+def _default_sinks() -> dict[str, SinkSettings]:
+    return {
+        "timescale": SinkSettings(kind="timescale", stores=("quotes", "coverage")),
+        "clickhouse": SinkSettings(kind="clickhouse", stores=("candles", "coverage")),
+    }
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """The whole configuration. `Settings()` is the documented default."""
+
+    pipeline: PipelineSettings = attrs.field(factory=PipelineSettings)
+    log: LogSettings = attrs.field(factory=LogSettings)
+    buffer: BufferSettings = attrs.field(factory=BufferSettings)
+    downloader: DownloaderSettings = attrs.field(factory=DownloaderSettings)
+    vendors: VendorsSettings = attrs.field(factory=VendorsSettings)
+    bridge: BridgeSettings = attrs.field(factory=BridgeSettings)
+    sinks: Mapping[str, SinkSettings] = attrs.field(factory=_default_sinks)
+    aggregator: AggregatorSettings = attrs.field(factory=AggregatorSettings)
+    health: HealthSettings = attrs.field(factory=HealthSettings)
+    embedded: EmbeddedSettings = attrs.field(factory=EmbeddedSettings)
+
+    @property
+    def uses_simulator(self) -> bool:
+        """True: history comes from the embedded market simulator, not from a vendor.
+
+        A recording wins over an API key that happens to be in the environment; an explicit rest_url wins over both.
+        """
+        polygon = self.vendors.polygon
+        if not self.embedded.market or polygon.rest_url:
+            return False
+        return bool(self.embedded.recording) or polygon.api_key is None
+
+    @property
+    def rest_url(self) -> str:
+        """Where the vendor is; "" while that is the simulator, whose address is known only when it runs."""
+        return "" if self.uses_simulator else self.vendors.polygon.rest_url or POLYGON_URL
+
+    def embedded_servers(self) -> frozenset[str]:
+        """Which servers must be brought along: of market, postgres, clickhouse those that something uses."""
+        kinds = {sink.kind for sink in self.sinks.values() if sink.dsn == "embedded"}
+        wanted = {"market"} if self.uses_simulator else set()
+        return frozenset(wanted | {"postgres" if kind == "timescale" else kind for kind in kinds})
+
+
+_UNITS_NS = {"s": NS_PER_S, "m": NS_PER_MINUTE, "h": NS_PER_HOUR, "d": NS_PER_DAY, "w": 7 * NS_PER_DAY}
+
+
+def resolve_instant(text: str, now_ns: int) -> int:
+    """`-2h`, `2014-05-01`, `2014-05-01T05:00Z` or "" (now) to ns UTC, rounded down to a whole minute.
+
+    Raises: ValueError when it is none of these.
+    """
+    if not text:
+        at_ns = now_ns
+    elif text.startswith("-") and text[-1] in _UNITS_NS:
+        whole_part, _, fraction = text[1:-1].partition(".")
+        scale = 10 ** len(fraction)
+        at_ns = now_ns - int(whole_part + fraction) * _UNITS_NS[text[-1]] // scale
+    else:
+        at_ns = parse_instant_ns(text)
+    return at_ns - at_ns % NS_PER_MINUTE
+
+
+def resolve_interval(from_text: str, to_text: str, now_ns: int) -> tuple[int, int]:
+    """[from, to) in ns UTC, whole minutes.
+
+    Raises: ConfigError when it is empty, or reaches into the future: what has not happened yet would be recorded as
+    "fetched, nothing there".
+    """
+    from_ns, to_ns = resolve_instant(from_text, now_ns), resolve_instant(to_text, now_ns)
+    if to_ns > now_ns:
+        raise ConfigError(f'history ends in the future, {format_ns(to_ns)}: set history_to to "" for "until now"')
+    if from_ns >= to_ns:
+        raise ConfigError(f"history is empty: from {format_ns(from_ns)} to {format_ns(to_ns)}; from must be earlier")
+    return from_ns, to_ns
