@@ -77,15 +77,13 @@ class RateLimit:
 
     def __init__(self, limits: BudgetLimits | None = None) -> None:
         self._budget = Budget(limits or BudgetLimits())
-        self._turn: trio.Lock | None = None
+        self._turn = trio.Lock()
 
     def __repr__(self) -> str:
         return f"<RateLimit {self._budget!r}>"
 
     async def acquire(self) -> None:
         """Wait until one request may go out, and take it. Cancelled while waiting: nothing is taken."""
-        if self._turn is None:  # made inside the loop: the tree builds limits before Trio runs
-            self._turn = trio.Lock()
         async with self._turn:
             while (wait_s := self._budget.take(trio.current_time())) > 0:
                 await trio.sleep(wait_s)

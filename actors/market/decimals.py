@@ -97,7 +97,7 @@ def exact_sums(values: Floats, starts: Ints) -> Floats:
 
 
 def midpoints(low: Floats, high: Floats) -> Floats:
-    """(low + high) / 2 per row, exact in decimal: the double nearest to the true half, one digit more than the sides."""
+    """(low + high) / 2 per row, exact in decimal (one digit more than the sides), correctly rounded to a double."""
     scale = common_scale(np.concatenate((low, high)))
     if scale is not None and scale < SCALE_MAX:
         return unscaled((scaled(low, scale) + scaled(high, scale)) * 5, scale + 1)
@@ -111,5 +111,6 @@ def midpoints(low: Floats, high: Floats) -> Floats:
 
 
 def _fits(values: Floats, scale: int) -> Bools:
-    mantissas = np.rint(values * _POWERS[scale])
+    with np.errstate(over="ignore", invalid="ignore"):  # too large or NaN: does not fit
+        mantissas = np.rint(values * _POWERS[scale])
     return np.asarray((mantissas / _POWERS[scale] == values) & (np.abs(mantissas) < _MANTISSA_MAX))

@@ -1,7 +1,7 @@
 """Which ticks are accepted, which are accepted with a flag, which are refused: UPSTREAM 4, what one batch can decide.
 
-Here are rules 1-6, 8, 10, 11, 14, 17, 18 and 20. A value is never changed and nothing is dropped without a count: a refused row
-comes back as the vendor sent it, with its reason. Rows out of order are accepted as they come (rule 17).
+Here are rules 1-6, 8, 10, 11, 14, 17, 18 and 20. A value is never changed and nothing is dropped without a count: a
+refused row comes back as the vendor sent it, with its reason. Rows out of order are accepted as they come (rule 17).
 """
 
 from __future__ import annotations

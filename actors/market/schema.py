@@ -112,7 +112,7 @@ def schema_message(kind: str) -> bytes:
 
 def event_times(kind: str, batch: pa.RecordBatch) -> np.ndarray:
     """int64 ns UTC, one per row: start of the interval where the kind has one."""
-    return batch.column("from_ns" if kind == "coverage" else "ts_ns").to_numpy()
+    return np.asarray(batch.column("from_ns" if kind == "coverage" else "ts_ns").to_numpy())
 
 
 def encode(kind: str, batch: pa.RecordBatch) -> Iterator[EncodedBatch]:
@@ -141,7 +141,7 @@ def _body(kind: str, batch: pa.RecordBatch) -> bytes:
         writer.write_batch(batch)
     whole = sink.getvalue()
     start = len(schema_message(kind))
-    return whole[start : whole.size - len(_EOS)].to_pybytes()
+    return bytes(whole[start : whole.size - len(_EOS)])
 
 
 def decode(schema: bytes, body: bytes) -> pa.RecordBatch:

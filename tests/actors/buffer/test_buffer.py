@@ -23,10 +23,10 @@ from runtime.log.types import FrameDraft, GroupDraft
 from runtime.mailbox import Mailbox
 
 
-def context(started: trio.Event | None = None) -> ActorContext:
+def context(started: trio.Event) -> ActorContext:
     seams = Seams(clock=VirtualClock(0), entropy=SeededEntropy(1), offload=offload_inline, board=Board())
     return ActorContext(
-        name="buffer", incarnation=1, seams=seams, log=structlog.get_logger(), on_ready=(started or trio.Event()).set
+        name="buffer", incarnation=1, seams=seams, log=structlog.get_logger(), on_ready=started.set
     )
 
 
@@ -109,7 +109,7 @@ async def test_a_restarted_buffer_refuses_what_dead_producers_left(autojump_cloc
     inbox: Mailbox[AppendRequest] = Mailbox("appends", 4)
     left = AppendRequest(draft(1))
     inbox.send_nowait(left)
-    ctx = context()
+    ctx = context(trio.Event())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(Buffer(log=log, inbox=inbox).run, ctx)
         with pytest.raises(NotConnected):
