@@ -40,7 +40,7 @@ def decimal_scales(values: Floats) -> npt.NDArray[np.int8]:
 
 
 def prints_back(values: Floats) -> Bools:
-    """True where the value is a decimal of at most 15 significant digits (and 22 decimals); NaN gives False.
+    """True where the value is a decimal below 10**15 of at most 15 significant digits and 22 decimals; NaN: False.
 
     What a vendor wrote with more digits than a double holds arrives as a float of 16 or 17 digits and is found here.
     Fast when most values share one scale, as the prices of one instrument do.

@@ -142,8 +142,8 @@ def _pair(asset_class: AssetClass, text: str, body: str) -> Symbol:
 
 def _hint(text: str) -> str:
     """`, did you mean …` for spellings of the vendor's other endpoints, and for a pair without its prefix."""
-    body = re.sub(r"^[CX]:|^(?:C|CA|CAS|XT|XA|XAS|XQ)\.", "", text)
-    plain = body.replace("/", "").replace("-", "").upper()
+    body = re.sub(r"^[CX]:|^(?:C|CA|CAS|XT|XA|XAS|XQ)\.", "", text.upper())
+    plain = body.replace("/", "").replace("-", "")
     for prefix, pattern in (("X:", _CRYPTO), ("C:", _FX)):
         wanted = text.upper().startswith(prefix[0]) and text[1:2] in {":", ".", "T", "A", "Q"}
         if (wanted or prefix == "C:") and pattern.fullmatch(plain) and prefix + plain != text:
