@@ -48,6 +48,10 @@ class Feed(Protocol):
         """Symbols with quotes, spelled `C:EURUSD`."""
         ...
 
+    def is_open(self, instant_ns: int) -> bool:
+        """Whether its market trades at `instant_ns`."""
+        ...
+
     def parts(self, symbol: str, from_ns: int, to_ns: int, *, descending: bool = False) -> Iterator[Part]:
         """The parts that may hold quotes of [from_ns, to_ns), in time order or the reverse."""
         ...

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from actors.embedded.simulator.feed import Part, Quotes
+from actors.embedded.simulator.session import fx_open
 from runtime.clock import NS_PER_DAY, NS_PER_HOUR
 from runtime.errors import ConfigError
 
@@ -52,6 +53,14 @@ class LeanRecording:
         """Every pair that has ticks."""
         return tuple(self.files)
 
+    def restricted(self, symbols: frozenset[str]) -> LeanRecording:
+        """The same with only these symbols."""
+        return attrs.evolve(self, files={symbol: days for symbol, days in self.files.items() if symbol in symbols})
+
+    def is_open(self, instant_ns: int) -> bool:
+        """The session of foreign exchange."""
+        return fx_open(instant_ns)
+
     def parts(self, symbol: str, from_ns: int, to_ns: int, *, descending: bool = False) -> Iterator[Part]:
         """The days with a file that touch [from_ns, to_ns)."""
         starts = self.files[symbol]
@@ -65,7 +74,7 @@ class LeanRecording:
 
 
 def open_recording(folder: Path) -> LeanRecording:
-    """Find the one feed in `folder` and list its files. Raises: ConfigError, naming the choices where there are some."""
+    """Find the one feed in `folder` and list its files. Raises: ConfigError, which names the choices."""
     feed = _only_feed(folder)
     clock = feed.resolve().name.lower()
     if clock not in CLOCKS_H:
@@ -76,7 +85,9 @@ def open_recording(folder: Path) -> LeanRecording:
     offset_ns = CLOCKS_H[clock] * NS_PER_HOUR
     files: dict[str, dict[int, Path]] = {}
     for symbol_dir in sorted(path for path in (feed / "tick").iterdir() if path.is_dir()):
-        days = {start - offset_ns: path for path in sorted(symbol_dir.iterdir()) if (start := _day_ns(path)) is not None}
+        days = {
+            start - offset_ns: path for path in sorted(symbol_dir.iterdir()) if (start := _day_ns(path)) is not None
+        }
         if days:
             files[f"C:{symbol_dir.name.upper()}"] = days
     if not files:
@@ -105,7 +116,9 @@ def _only_feed(folder: Path) -> Path:
         raise ConfigError(f"recording {folder}: holds {len(feeds)} feeds, name one of them: {choices}")
     if not feeds:
         above = next((path for path in folder.resolve().parents if _kinds(path)), None)
-        hint = f"a part of the feed {above}: name that" if above else "not a Lean forex folder (tick/SYMBOL/*_quote.zip)"
+        hint = (
+            f"a part of the feed {above}: name that" if above else "not a Lean forex folder (tick/SYMBOL/*_quote.zip)"
+        )
         raise ConfigError(f"recording {folder}: {hint}")
     if "tick" not in (kinds := _kinds(feeds[0])):
         raise ConfigError(f"recording {feeds[0]}: has only {' | '.join(kinds)} bars; ticks (folder tick) are needed")

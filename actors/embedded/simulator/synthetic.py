@@ -30,8 +30,8 @@ _SECONDS = 3600
 _SLOW_PATH = ((12_288, 0.06), (1_536, 0.03), (192, 0.012), (24, 0.004), (6, 0.0015), (1, 0.0007))
 """(cell in hours, amplitude as a share of the price)."""
 _ACTIVITY = (
-    (0.55, 0.6, 0.6, 0.55, 0.5, 0.55, 0.8, 1.3, 1.5, 1.3, 1.1, 1.1)  # UTC 00-11: Asia, then London opens
-    + (1.5, 1.8, 1.9, 1.7, 1.4, 1.1, 0.9, 0.8, 0.7, 0.5, 0.5, 0.5)  # UTC 12-23: New York over London, then quiet
+    *(0.55, 0.6, 0.6, 0.55, 0.5, 0.55, 0.8, 1.3, 1.5, 1.3, 1.1, 1.1),  # UTC 00-11: Asia, then London opens
+    *(1.5, 1.8, 1.9, 1.7, 1.4, 1.1, 0.9, 0.8, 0.7, 0.5, 0.5, 0.5),  # UTC 12-23: New York over London, then quiet
 )
 _BURST_SHARE, _BURST_FACTOR = 0.02, 8.0
 _ROLL_SPREAD_FACTOR, _ROLL_SECONDS = 6.0, 300
@@ -60,13 +60,17 @@ class SyntheticMarket:
         every = (one.symbol for one in UNIVERSE if one.kind == "quotes")
         return tuple(symbol for symbol in every if not self.only or symbol in self.only)
 
+    def is_open(self, instant_ns: int) -> bool:
+        """The session of foreign exchange, or always."""
+        return self.always_open or fx_open(instant_ns)
+
     def parts(self, symbol: str, from_ns: int, to_ns: int, *, descending: bool = False) -> Iterator[Part]:
         """The open hours that touch [from_ns, to_ns)."""
         del symbol
         hours = range(max(from_ns, BEGIN_NS) // NS_PER_HOUR, -(-to_ns // NS_PER_HOUR))
         for hour in reversed(hours) if descending else hours:
             start_ns = hour * NS_PER_HOUR
-            if self.always_open or fx_open(start_ns):
+            if self.is_open(start_ns):
                 yield Part(from_ns=start_ns, to_ns=start_ns + NS_PER_HOUR)
 
     def quotes(self, symbol: str, part: Part) -> Quotes:
@@ -92,7 +96,7 @@ def _hour(seed: int, instrument: Instrument, start_ns: int, rate: float) -> Quot
 
 
 def _times(key: int, start_ns: int, ticks_per_s: float) -> Instants:
-    """Sorted milliseconds of the hour, int64: a rate per second with minutes' moods and bursts, ties where they fall."""
+    """Sorted milliseconds of the hour, int64: a rate with minutes' moods and seconds' bursts; ties where they fall."""
     mood = np.repeat(0.4 + 1.2 * draws(key, _LANES["minute"], 60), 60)
     burst = np.where(draws(key, _LANES["burst"], _SECONDS) < _BURST_SHARE, _BURST_FACTOR, 1.0)
     wanted = ticks_per_s * _ACTIVITY[start_ns % NS_PER_DAY // NS_PER_HOUR] * mood * burst
@@ -122,7 +126,8 @@ def _bridge(key: int, count: int, step_points: float) -> Floats:
     bell = sum((draws(key, lane + k, count) for k in range(1, 4)), start=draws(key, lane, count)) - 2.0  # sd 0.577
     steps = np.floor(bell * (step_points * 1.73 * 1000)).astype(np.int64)
     walk = np.cumsum(steps)  # whole thousandths of a point: exact in any order of summation
-    return (walk - walk[-1] * (np.arange(1, count + 1) / count)) / 1000.0
+    drift: Floats = walk[-1] * (np.arange(1, count + 1) / count)
+    return (walk - drift) / 1000.0
 
 
 def _spread(key: int, start_ns: int, ms: Instants, points: float) -> Instants:

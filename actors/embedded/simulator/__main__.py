@@ -1,0 +1,72 @@
+"""`python -m actors.embedded.simulator`: the market simulator alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from actors.embedded.simulator.options import PORT_DEFAULT, Options
+from actors.embedded.simulator.query import LIMIT_MAX
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options, for this module and for `pipeline simulator`."""
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    add("--port", type=int, default=PORT_DEFAULT, help="0 takes a free one (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the synthetic market and of the forms of answers")
+    add("--recording", type=Path, metavar="DIR", help="a Lean forex folder such as …/forex/oanda instead")
+    add("--requests-per-minute", type=int, default=0, metavar="N", help="per key; 0 is unlimited (default)")
+    add("--latency-ms", type=float, default=0.0, metavar="MS", help="wait before every answer")
+    add("--page-rows-max", type=int, default=LIMIT_MAX, metavar="N", help="no page is longer, whatever is asked")
+    add("--api-key", action="append", default=[], metavar="KEY", help="accept only this key (repeatable)")
+    add("--refuse-key", action="append", metavar="KEY", help="answer 401 to this key (repeatable; default: wrong)")
+    add("--symbols", default="", metavar="A,B", help="offer only these, e.g. C:EURUSD,C:USDJPY")
+    add(
+        "--always-open",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="synthetic market: trade at weekends too, so that there is always something to see (default); "
+        "--no-always-open keeps to Sunday 17:00 - Friday 17:00 New York",
+    )
+
+
+def options_from(args: argparse.Namespace) -> Options:
+    """Parsed arguments as Options."""
+    return Options(
+        host=args.host,
+        port=args.port,
+        seed=args.seed,
+        recording=args.recording,
+        requests_per_minute=args.requests_per_minute,
+        latency_ms=args.latency_ms,
+        page_rows_max=args.page_rows_max,
+        api_keys=args.api_key,
+        refused_keys=args.refuse_key or ("wrong",),
+        symbols=[symbol for symbol in args.symbols.split(",") if symbol],
+        always_open=args.always_open,
+    )
+
+
+def say(line: str) -> None:
+    """To stdout at once: whoever started us waits for it."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    from actors.embedded.simulator.server import run  # slow to import: not for --help
+
+    parser = argparse.ArgumentParser(prog="simulator", description="A local market that speaks Polygon's API.")
+    add_options(parser)
+    return run(options_from(parser.parse_args(argv)), say)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

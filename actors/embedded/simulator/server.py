@@ -1,0 +1,80 @@
+"""The process: a listening socket, hypercorn's Trio worker, and a quiet end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+from hypercorn.typing import Framework
+
+from actors.embedded.simulator.app import make_app
+from actors.embedded.simulator.options import Options, make_world
+from actors.embedded.simulator.world import World
+from runtime.errors import ConfigError
+
+BACKLOG = 128
+EX_CONFIG = 78
+GRACE_S = 1.0
+KEEP_ALIVE_S = 75.0
+
+
+def run(options: Options, say: Callable[[str], None]) -> int:
+    """Serve until SIGTERM or Ctrl-C. `say` gets one line with the address once connections are taken.
+
+    Returns the exit code: 0, or 78 with one line on stderr when a person must mend something.
+    """
+    try:
+        world = make_world(options)
+        listener = _listen(options.host, options.port)
+    except ConfigError as error:
+        sys.stderr.write(f"simulator: {error}\n")
+        return EX_CONFIG
+    trio.run(_serve, world, listener, say)
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bound here and not by hypercorn, so that a taken port is one clear line and port 0 is known."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, proto)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+    return listener
+
+
+async def _serve(world: World, listener: socket.socket, say: Callable[[str], None]) -> None:
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    app = cast("Framework", make_app(world))  # both are ASGI, each with types of its own
+    config = Config()
+    config.bind = [f"fd://{listener.detach()}"]
+    config.backlog = BACKLOG
+    config.loglevel = "WARNING"
+    config.graceful_timeout = GRACE_S
+    config.keep_alive_timeout = KEEP_ALIVE_S
+    config.keep_alive_max_requests = sys.maxsize
+    config.include_server_header = False
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+
+        async def until_signal() -> None:
+            async for _ in signals:
+                return
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(serve, app, config, shutdown_trigger=until_signal))
+            say(f"market simulator: serving Polygon's API on http://{shown}:{port} ({world.feed.description})")
