@@ -30,6 +30,12 @@ from runtime.settings_rules import (
 )
 
 POLYGON_URL = "https://api.polygon.io"
+STORED = ("quotes", "candles", "coverage")
+STORES_OF_KIND: Mapping[str, tuple[str, ...]] = {
+    "timescale": ("quotes", "coverage"),
+    "clickhouse": ("candles", "coverage"),
+}
+"""What a sink of each kind has tables for."""
 
 LATER: Mapping[str, str] = {
     "log.retention_s": "trimming the log (this version keeps everything)",
@@ -90,7 +96,7 @@ class PipelineSettings:
 
     name: str = _key("holdfast", "", matches(r"[A-Za-z0-9_-]{1,64}", "1 to 64 letters, digits, - or _"))
     """Shown on the status page and in metrics; change it freely."""
-    data_dir: Path = _key(Path("data"), "directory")
+    data_dir: Path = _key(Path("data"), "directory")  # noqa: RUF009
     """Holds the log and the embedded databases: everything that was accepted. Delete it and all is downloaded anew."""
     symbols: tuple[str, ...] = _key(
         ("C:EURUSD",), "", matches(r"C:[A-Z]{6}", 'a list of pairs in Polygon\'s spelling like "C:EURUSD", none twice')
@@ -142,7 +148,7 @@ class PolygonSettings:
 
     rest_url: str = _key("", "URL", http_url(empty=f"{POLYGON_URL}, or the simulator while there is no API key"))
     """A setting because the vendor has renamed its hosts (api.massive.com) and for proxies."""
-    api_key: Secret | None = _key(None, "secret")
+    api_key: Secret | None = _key(None, "secret")  # noqa: RUF009
     """By environment only: POLYGON_API_KEY. With it the real vendor is used, unless embedded.recording is set."""
     api_key_file: str = _key("", "file")
     """A file that holds the API key, read at the start; the environment wins."""
@@ -177,10 +183,8 @@ class SinkSettings:
     """"embedded" = we bring the server along; anything else must be reachable, or this sink lags until it is."""
     password_file: str = _key("", "file")
     """A file that holds the password of the DSN; a password in the DSN itself may come by environment only."""
-    stores: tuple[str, ...] = _key(
-        (), "", each_of("quotes", "candles", "coverage", always="coverage", later=("trades",))
-    )
-    """Kinds of rows this sink holds; it is `verified` only when all of them are there."""
+    stores: tuple[str, ...] = _key((), "", each_of(*STORED, always="coverage", later=("trades",)))
+    """Kinds of rows this sink holds; it counts as complete only when all of them are there."""
 
 
 @attrs.frozen(kw_only=True)
@@ -237,8 +241,8 @@ class EmbeddedSettings:
 
 def _default_sinks() -> dict[str, SinkSettings]:
     return {
-        "timescale": SinkSettings(kind="timescale", stores=("quotes", "coverage")),
-        "clickhouse": SinkSettings(kind="clickhouse", stores=("candles", "coverage")),
+        "timescale": SinkSettings(kind="timescale", stores=STORES_OF_KIND["timescale"]),
+        "clickhouse": SinkSettings(kind="clickhouse", stores=STORES_OF_KIND["clickhouse"]),
     }
 
 
