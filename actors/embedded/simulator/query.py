@@ -21,9 +21,8 @@ from runtime.errors import HoldfastError
 LIMIT_DEFAULT = 1_000
 LIMIT_MAX = 50_000
 NS_MIN, NS_MAX = 0, 2**63 - 1
-KNOWN = frozenset(
-    "apiKey cursor limit order sort timestamp timestamp.gte timestamp.gt timestamp.lte timestamp.lt".split()
-)
+RANGE_FIELDS = ("timestamp", "timestamp.gte", "timestamp.gt", "timestamp.lte", "timestamp.lt")
+KNOWN = frozenset(("apiKey", "cursor", "limit", "order", "sort", *RANGE_FIELDS))
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _DIGITS = re.compile(r"\d{1,19}")
