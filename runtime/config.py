@@ -61,7 +61,7 @@ def load(
     if problems:
         raise ConfigError("\n".join(problems))
     settings = build(values)
-    problems = list(contradictions(settings))
+    problems = [f"{origins[key]}: {text}" if key in origins else text for key, text in contradictions(settings)]
     if problems:
         raise ConfigError("\n".join(problems))
     return Loaded(settings=with_files(settings, where), file=file, origins=origins)

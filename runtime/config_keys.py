@@ -144,7 +144,7 @@ def _unknown(entry: Entry) -> ConfigError:
     if name in names:
         return ConfigError(f"{entry.origin}: {dotted}: {'.'.join(entry.path[: depth + 1])} is a key, not a table")
     near = difflib.get_close_matches(name, names, n=1)
-    guess = f"; did you mean {near[0]}?" if near else ""
+    guess = f"; did you mean {near[0]}?" if near else "."
     place = f"keys of [{'.'.join(table)}]" if table else "tables"
     return ConfigError(
         f"{entry.origin}: {dotted}: unknown {'key' if table else 'table'}{guess} Valid {place}: {', '.join(names)}"

@@ -45,32 +45,37 @@ _SCHEMES = {"timescale": ("postgresql", "postgres"), "clickhouse": ("clickhouse"
 _SERVERS = {"timescale": "postgres", "clickhouse": "clickhouse"}
 
 
-def contradictions(settings: Settings) -> Iterator[str]:
-    """Values that are fine one by one and cannot be true together."""
+def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Values that are fine one by one and cannot be true together: (dotted key to blame, what and what to do)."""
     embedded = settings.embedded
     for name, sink in settings.sinks.items():
-        yield from _sink_contradictions(name, sink)
+        yield from _sink_contradictions(f"sinks.{name}", name, sink)
         server = _SERVERS.get(sink.kind, "")
         if sink.dsn == "embedded" and server and not getattr(embedded, server):
-            yield f'sinks.{name}.dsn is "embedded" but embedded.{server} is false: name a server or set it to true'
+            key = f"embedded.{server}"
+            yield key, f'sinks.{name}.dsn is "embedded" but {key} is false: name a server or set it to true'
     if embedded.recording and not embedded.market:
-        yield "embedded.recording is set but embedded.market is false: nothing would serve it"
+        yield "embedded.recording", "embedded.recording is set but embedded.market is false: nothing would serve it"
     if embedded.recording and settings.vendors.polygon.rest_url:
-        yield "embedded.recording and vendors.polygon.rest_url are both set: remove one, they name two vendors"
+        text = "embedded.recording and vendors.polygon.rest_url are both set: remove one, they name two vendors"
+        yield "vendors.polygon.rest_url", text
 
 
-def _sink_contradictions(name: str, sink: SinkSettings) -> Iterator[str]:
+def _sink_contradictions(key: str, name: str, sink: SinkSettings) -> Iterator[tuple[str, str]]:
+    own = name in STORES_OF_KIND
     if not sink.kind:
-        yield f'sinks.{name}: kind is missing: set it to "timescale" or "clickhouse"'
-        return
-    if name in STORES_OF_KIND and sink.kind != name:
-        yield f'sinks.{name}.kind = "{sink.kind}": this sink is always "{name}"; give the other one a name of its own'
-    if name not in STORES_OF_KIND and sink.dsn == "embedded":
-        yield f'sinks.{name}.dsn: only sinks.timescale and sinks.clickhouse can be "embedded"; name a server'
-    if sink.dsn != "embedded" and urlsplit(sink.dsn).scheme not in _SCHEMES[sink.kind]:
-        yield f"sinks.{name}.dsn = {redact_dsn(sink.dsn)}: not an address of a {sink.kind} sink ({', '.join(_SCHEMES[sink.kind])}://…)"
-    if extra := set(sink.stores) - set(STORES_OF_KIND[sink.kind]):
-        yield f"sinks.{name}.stores: a {sink.kind} sink cannot store {', '.join(sorted(extra))} in this version"
+        yield f"{key}.dsn", f'{key}: kind is missing: set it to "timescale" or "clickhouse"'
+    elif own and sink.kind != name:
+        text = f'this sink is always "{name}"; give the other one a name of its own'
+        yield f"{key}.kind", f'{key}.kind = "{sink.kind}": {text}'
+    elif not own and sink.dsn == "embedded":
+        yield f"{key}.kind", f'{key}.dsn: only sinks.timescale and sinks.clickhouse can be "embedded"; name a server'
+    elif sink.dsn != "embedded" and urlsplit(sink.dsn).scheme not in _SCHEMES[sink.kind]:
+        text = f"not an address of a {sink.kind} sink ({', '.join(_SCHEMES[sink.kind])}://…)"
+        yield f"{key}.dsn", f"{key}.dsn = {redact_dsn(sink.dsn)}: {text}"
+    elif extra := set(sink.stores) - set(STORES_OF_KIND[sink.kind]):
+        names = ", ".join(sorted(extra))
+        yield f"{key}.stores", f"{key}.stores: a {sink.kind} sink cannot store {names} in this version"
 
 
 def with_files(settings: Settings, where: Path) -> Settings:
