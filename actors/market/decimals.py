@@ -7,6 +7,8 @@ test `rint(x * 10**d) / 10**d == x` finds m and d without ever printing.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -19,6 +21,7 @@ SCALE_MAX = 22
 """10**22 is the largest power of ten that a double holds exactly."""
 _MANTISSA_MAX = 10.0**DIGITS_MAX
 _EXACT_MAX = 2**53
+_SUM_MAX = 2.0**62
 _POWERS = np.array([float(10**d) for d in range(SCALE_MAX + 1)])
 _SAMPLE = 64
 
@@ -86,14 +89,16 @@ def unscaled(mantissas: Ints, scale: int) -> Floats:
 def exact_sums(values: Floats, starts: Ints) -> Floats:
     """Sum of each run of `values` that begins at one of `starts` (ascending, first 0), exact in decimal.
 
-    Falls back to float sums where the values are no decimals of one scale or a sum needs more than 53 bits.
+    A run whose values are no decimals of one scale gets the correctly rounded sum of its doubles. Each run's sum
+    depends on that run alone, whatever stands beside it in the batch.
     """
-    if not values.size:
-        return np.zeros(len(starts))
     scale = common_scale(values)
-    if scale is None or float(np.abs(values).sum()) * _POWERS[scale] >= _EXACT_MAX:
-        return np.asarray(np.add.reduceat(values, starts))
-    return unscaled(np.add.reduceat(scaled(values, scale), starts), scale)
+    if scale is not None and float(np.abs(values).sum()) * _POWERS[scale] < _SUM_MAX:
+        return unscaled(np.add.reduceat(scaled(values, scale), starts), scale) if len(starts) else np.zeros(0)
+    if len(starts) == 1:
+        return np.array([math.fsum(values)])
+    alone = np.zeros(1, np.int64)
+    return np.concatenate([exact_sums(run, alone) for run in np.split(values, starts[1:])])
 
 
 def midpoints(low: Floats, high: Floats) -> Floats:
