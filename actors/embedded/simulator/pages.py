@@ -19,7 +19,7 @@ from actors.embedded.simulator.feed import Feed, Instants, Part, Quotes
 from actors.embedded.simulator.query import Query
 from runtime.actor import Offload
 
-CACHE_BYTES_MAX = 64 * 2**20
+CACHE_BYTES_MAX = 32 * 2**20
 EXCHANGE = 48
 """The vendor's samples know one venue for foreign exchange."""
 
