@@ -6,10 +6,12 @@ outage (RetryableSinkError) from poison (PermanentSinkError), and MUST NOT retry
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import attrs
 
+from runtime.actor import Seams
 from runtime.log.types import Group
 
 
@@ -50,14 +52,43 @@ class VerifyResult:
     mismatches: tuple[Mismatch, ...]
 
 
+@attrs.frozen(kw_only=True)
+class KindTotals:
+    """What a sink holds of one kind, counted by looking, and what it remembers of how it came about."""
+
+    stored: int
+    """Rows there now, each identity once."""
+    replaced: int = 0
+    """Rows that later slices deleted."""
+    before: int = 0
+    """Rows that were there when this log was adopted: not from this log."""
+    duplicated: int = 0
+    """Rows beyond the first of their identity that a reader of the views would see."""
+
+
+@attrs.frozen(kw_only=True)
+class SinkTotals:
+    """One consistent look at a sink."""
+
+    marks: dict[int, int] | None
+    """Per partition the next offset, None for a sink that keeps none."""
+    kinds: dict[str, KindTotals]
+
+
 class Sink(Protocol):
-    """One database. One incarnation: open, use, close; a failed one is thrown away and built anew."""
+    """One database. One incarnation: open, use, close; a failed one is thrown away and built anew.
+
+    Used by one task at a time.
+    """
 
     name: str
     stores: frozenset[str]
 
-    async def open(self, log_id: str) -> dict[int, int]:
+    async def open(self, log_id: str) -> dict[int, int] | None:
         """Connect, create what is missing, return {partition: next offset} as the sink itself knows it.
+
+        A partition that is not in the answer starts at 0. None: this sink keeps no marks and has met this log
+        before, so the delivery's cursor decides; a sink that keeps none and is new to the log answers {}.
 
         Raises: RetryableSinkError (down), ConfigError (holds another log's data, refused without --adopt).
         """
@@ -75,6 +106,56 @@ class Sink(Protocol):
         """Read back what `groups` (all below the marks) must have left there and compare counts and content."""
         ...
 
+    async def totals(self, log_id: str) -> SinkTotals:
+        """Count everything, for the conservation ledger. Slow by nature: it looks at every row."""
+        ...
+
+    async def audit(self, from_ns: int, to_ns: int) -> VerifyResult:
+        """Compare all slices that overlap [from_ns, to_ns) with their newest coverage record, and look for doubles."""
+        ...
+
     async def close(self) -> None:
         """Release everything, within a bound; never raises for a peer that is gone."""
         ...
+
+
+class SinkFactory(Protocol):
+    """Makes the sink of one connection attempt. Configured by the tree, called by the delivery (and by `verify`).
+
+    A context manager, because a driver's event loop has to end in the task that began it. Leaving it closes the
+    sink and never raises for a peer that is gone.
+    """
+
+    @property
+    def sink_name(self) -> str:
+        """`timescale`, `clickhouse`, …: the name of `[sinks.NAME]`."""
+        ...
+
+    @property
+    def stores(self) -> frozenset[str]:
+        """Kinds that this sink keeps; frames of others only move its marks."""
+        ...
+
+    def __call__(self, seams: Seams) -> AbstractAsyncContextManager[Sink]:
+        """A new, unopened sink."""
+        ...
+
+
+class CursorStore(Protocol):
+    """Where a delivery remembers its offsets (`runtime/log/cursor.py`). Sync: call in a worker thread."""
+
+    def load(self) -> Cursor:
+        """The last stored one; an empty one when there is none or both slots are damaged."""
+        ...
+
+    def store(self, cursor: Cursor) -> None:
+        """Durable when it returns."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class Cursor:
+    """Next offset per partition: `committed` = the sink said yes below it, `verified` = read back below it."""
+
+    committed: dict[int, int]
+    verified: dict[int, int]

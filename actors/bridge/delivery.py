@@ -1,0 +1,236 @@
+"""One delivery: reads the log, writes one sink exactly once, reads back what it wrote, remembers how far it is.
+
+An outage of the sink is an expected state: the delivery waits with backoff, its consumer lags, nothing is skipped.
+"""
+
+from __future__ import annotations
+
+import attrs
+import trio
+
+from actors.bridge.plan import Coalescing, Lane
+from actors.bridge.port import Cursor, CursorStore, Sink, SinkBatch, SinkFactory
+from runtime.actor import ActorContext
+from runtime.backoff import Backoff, BackoffCounter
+from runtime.board import ConsumerState, DependencyState
+from runtime.errors import PermanentSinkError, RetryableSinkError, SinkError
+from runtime.log.consumer import Consumer
+
+_MARKS_ONLY_LINGER = 4
+"""Nobody waits for a batch that only moves marks: let it collect for this many lingers."""
+
+
+class ReadBackFailed(RetryableSinkError):
+    """The sink does not hold what it said it took. Verified does not move; a keyed sink is sent it again."""
+
+
+@attrs.frozen(kw_only=True)
+class Pace:
+    """How often the delivery looks back and writes down where it is."""
+
+    verify_rows: int = 200_000
+    """Read back at the latest when this many rows wait for it. Bounds memory together with the batch."""
+    verify_s: float = 0.2
+    """Read back at most this often while less than that waits."""
+    cursor_s: float = 1.0
+    """Store the cursor at most this often (and at stop). A crash costs this much reading again."""
+    read_bytes: int = 512 * 1024
+    """Bodies per read: some 90,000 rows of ticks."""
+    stop_s: float = 20.0
+    """Longest time for the last batch and its read-back after the drain was asked for."""
+
+
+@attrs.frozen(kw_only=True)
+class Delivery:
+    """Actor `bridge.<sink>`."""
+
+    sink: SinkFactory
+    consumer: Consumer
+    cursor: CursorStore
+    coalescing: Coalescing = attrs.field(factory=Coalescing)
+    backoff: Backoff = attrs.field(factory=lambda: Backoff(initial_s=0.2, max_s=10.0))
+    pace: Pace = attrs.field(factory=Pace)
+
+    async def run(self, ctx: ActorContext) -> None:
+        """Deliver until drained or cancelled. Raises: ConfigError (another log's data), never for an outage."""
+        ctx.ready()
+        session = _Session(delivery=self, ctx=ctx, cursor=await ctx.offload(self.cursor.load))
+        waits = BackoffCounter(self.backoff)
+        while not ctx.drain_requested.is_set():
+            try:
+                async with self.sink(ctx.seams) as sink:
+                    await session.deliver(sink, waits)
+            except SinkError as exc:
+                await session.outage(exc, waits.next_s(ctx.entropy.uniform()))
+        await session.store_cursor(at_once=True)
+
+
+@attrs.define(kw_only=True)
+class _Session:
+    """One incarnation's state; `lane` is new with every connection."""
+
+    delivery: Delivery
+    ctx: ActorContext
+    cursor: Cursor
+    records_stored: int = 0
+    _lane: Lane | None = None
+    _stored: Cursor | None = None
+    _stored_at_s: float = float("-inf")
+    _verified_at_s: float = float("-inf")
+    _stuck: str = ""
+    """Why the sink, although reachable, does not get on: it counts as down until a batch went through."""
+
+    def __attrs_post_init__(self) -> None:
+        before = self.ctx.board.consumers.get(self._consumer_key)
+        self.records_stored = before.records_stored if before else 0
+
+    # --- one connection
+
+    async def deliver(self, sink: Sink, waits: BackoffCounter) -> None:
+        """Work over one connection until drained. Raises: SinkError when it is of no more use."""
+        lane = await self._begin(sink)
+        if not self._stuck:
+            self._say_up()
+        while True:
+            await self._fill(lane)
+            batch = lane.take(self.delivery.coalescing)
+            if batch is not None:
+                await self._write(sink, lane, batch)
+            await self._read_back(sink, lane)
+            if not self._stuck or (batch is not None and not lane.has_unverified):
+                self._say_up()
+                waits.reset()
+            self._publish(lane)
+            await self.store_cursor()
+            self.ctx.progress()
+            if self.ctx.drain_requested.is_set():
+                await self._finish(sink, lane)
+                return
+
+    async def outage(self, exc: SinkError, wait_s: float) -> None:
+        """Say what is wrong and wait, or until drained."""
+        reason = f"{exc}" or type(exc).__name__
+        self._stuck = "" if type(exc) is RetryableSinkError else reason
+        if isinstance(exc, PermanentSinkError):
+            reason = f"refuses rows, nothing is skipped: {reason}"
+        now_ns = self.ctx.clock.wall_ns()
+        self.ctx.board.dependency(self._name, DependencyState.DOWN, reason=reason, now_ns=now_ns)
+        log = self.ctx.log.error if self._stuck else self.ctx.log.warning
+        log("sink outage", sink=self._name, reason=reason, wait_s=round(wait_s, 2))
+        if self._lane is not None:
+            self._publish(self._lane)
+        self.ctx.progress()
+        with trio.move_on_after(wait_s):
+            await self.ctx.drain_requested.wait()
+
+    async def store_cursor(self, *, at_once: bool = False) -> None:
+        """Make committed and verified offsets durable, at most once per `cursor_s`."""
+        now_s = self.ctx.clock.monotonic_s()
+        due = at_once or now_s - self._stored_at_s >= self.delivery.pace.cursor_s
+        if due and self.cursor != self._stored:
+            cursor = self.cursor
+            await self.ctx.offload(lambda: self.delivery.cursor.store(cursor))
+            self._stored, self._stored_at_s = cursor, now_s
+
+    async def _begin(self, sink: Sink) -> Lane:
+        """Open, learn the marks, and go back in the log to the first frame that is not known to be verified."""
+        consumer = self.delivery.consumer
+        found = await sink.open(consumer.log_id)
+        # A sink without marks has keys that make a re-send collapse: begin with what was read back.
+        marks = dict(self.cursor.verified) if found is None else dict(found)
+        verified = {p: min(offset, marks.get(p, 0)) for p, offset in self.cursor.verified.items()}
+        partitions = range(2 * consumer.partitions_live)
+        position = min(consumer.position_of(p, verified.get(p, 0)) for p in partitions)
+        consumer.seek(position)
+        self._lane = Lane(stores=sink.stores, marks=marks, verified=verified, start_position=position)
+        self._note(self._lane)
+        return self._lane
+
+    async def _fill(self, lane: Lane) -> None:
+        """Read until a batch is full, or its linger is over, or (with nothing pending) for one idle moment."""
+        consumer, limits = self.delivery.consumer, self.delivery.coalescing
+        began_s = trio.current_time()
+        while not self.ctx.drain_requested.is_set():
+            if lane.pending_rows >= limits.rows_max or lane.pending_bytes >= limits.bytes_max:
+                return
+            if not consumer.read_nowait_available():
+                if lane.is_due(limits):
+                    return
+                if not lane.has_pending:
+                    wait_s = self.delivery.pace.verify_s
+                elif lane.pending_rows:
+                    wait_s = limits.linger_s
+                else:
+                    wait_s = limits.linger_s * _MARKS_ONLY_LINGER
+                with trio.move_on_at(began_s + wait_s) as waiting:
+                    lane.offer(await consumer.read(bytes_max=self.delivery.pace.read_bytes))
+                if waiting.cancelled_caught:
+                    return
+            else:
+                lane.offer(await consumer.read(bytes_max=self.delivery.pace.read_bytes))
+
+    async def _write(self, sink: Sink, lane: Lane, batch: SinkBatch) -> None:
+        result = await sink.write(batch)
+        lane.wrote(batch)
+        self.records_stored += result.rows_stored
+        self._note(lane)
+
+    async def _read_back(self, sink: Sink, lane: Lane) -> None:
+        """Verify what waits for it, when it is much, or when there is time."""
+        pace = self.delivery.pace
+        now_s = trio.current_time()
+        idle = not lane.has_pending and not self.delivery.consumer.read_nowait_available()
+        if lane.unverified_rows >= pace.verify_rows or (idle and now_s - self._verified_at_s >= pace.verify_s):
+            while lane.has_unverified:
+                await self._verify(sink, lane)
+            self._verified_at_s = trio.current_time()
+
+    async def _verify(self, sink: Sink, lane: Lane) -> None:
+        groups = lane.take_unverified(self.delivery.pace.verify_rows)
+        result = await sink.verify(groups)
+        if result.mismatches:
+            first = result.mismatches[0]
+            raise ReadBackFailed(
+                f"{self._name}: read-back found {len(result.mismatches)} wrong, first (partition {first.partition}, "
+                f"offset {first.offset}): {first.what}, {first.rows_found} rows instead of {first.rows_expected}"
+            )
+        lane.read_back(groups)
+        self._note(lane)
+        self.ctx.progress()
+
+    async def _finish(self, sink: Sink, lane: Lane) -> None:
+        """Drained: write and read back what is held, within a bound; the log has the rest."""
+        with trio.move_on_after(self.delivery.pace.stop_s):
+            while (batch := lane.take(self.delivery.coalescing)) is not None:
+                await self._write(sink, lane, batch)
+            while lane.has_unverified:
+                await self._verify(sink, lane)
+        self._publish(lane)
+
+    # --- telling
+
+    def _note(self, lane: Lane) -> None:
+        self.cursor = Cursor(committed=dict(lane.marks), verified=dict(lane.verified))
+
+    def _say_up(self) -> None:
+        self._stuck = ""
+        self.ctx.board.dependency(self._name, DependencyState.UP, now_ns=self.ctx.clock.wall_ns())
+
+    def _publish(self, lane: Lane) -> None:
+        consumer = self.delivery.consumer
+        behind = not lane.has_pending and not consumer.read_nowait_available()
+        self.ctx.board.consumers[self._consumer_key] = ConsumerState(
+            committed_position=lane.committed_position,
+            verified_position=lane.verified_position,
+            lag_records=lane.pending_rows + lane.rows_in(consumer.end() - consumer.position),
+            records_stored=self.records_stored,
+            caught_up=behind,
+        )
+
+    @property
+    def _name(self) -> str:
+        return self.delivery.sink.sink_name
+
+    @property
+    def _consumer_key(self) -> str:
+        return f"bridge.{self._name}"

@@ -1,0 +1,228 @@
+"""The tables and views of schema `market` in PostgreSQL (CONTRACT "Tables"), and the statements that need no driver."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable
+
+import numpy as np
+
+VERSION = 1
+DDL_LOCK = 0x686F6C64
+"""pg_advisory_xact_lock key: two openers do not create the same things at once."""
+
+BASE = """
+create schema if not exists market;
+create table if not exists market.schema_version (
+    version int4 primary key, created_at timestamptz not null default now());
+create table if not exists market.pipeline_log (
+    log_id text primary key, since timestamptz not null default now(),
+    quotes_before int8 not null default 0, trades_before int8 not null default 0,
+    coverage_before int8 not null default 0);
+create table if not exists market.delivery (
+    log_id text not null, log_partition int4 not null, next_offset int8 not null,
+    rows_copied int8 not null default 0, rows_replaced int8 not null default 0,
+    quotes_replaced int8 not null default 0, trades_replaced int8 not null default 0,
+    updated_at timestamptz not null default now(), primary key (log_id, log_partition));
+create table if not exists market.symbols (
+    id int4 generated always as identity primary key, symbol text not null unique);
+create table if not exists market.sources (
+    id int2 generated always as identity primary key, source text not null unique);
+create table if not exists market.coverage_records (
+    symbol text not null, kind text not null, source text not null, from_ns int8 not null, to_ns int8 not null,
+    status text not null, rows int8 not null, checksum int8 not null, rejected int8 not null, duplicates int8 not null,
+    reason text not null, request_id text not null, after_offset int8, session text, market_clock_ns int8,
+    revision int8 not null, log_id text not null, log_partition int4 not null, log_offset int8 not null);
+create index if not exists coverage_records_interval on market.coverage_records (symbol, kind, from_ns);
+"""
+
+_QUOTES = "bid float8, ask float8, bid_size float8, ask_size float8"
+_TRADES = "price float8 not null, size float8, trade_id text, conditions text"
+TICK_COLUMNS = {"quotes": ("bid", "ask", "bid_size", "ask_size"), "trades": ("price", "size", "trade_id", "conditions")}
+COPY_HEAD = ("symbol_id", "source_id", "ts", "ts_ns")
+COPY_TAIL = ("flags", "accepted_at", "seq")
+CHECKED_COLUMNS = {"quotes": ("bid", "ask"), "trades": ("price", "size")}
+"""What `market.schema.content_checksum` sums besides ts_ns."""
+COVERAGE_COLUMNS = (
+    "symbol", "kind", "source", "from_ns", "to_ns", "status", "rows", "checksum", "rejected", "duplicates", "reason",
+    "request_id", "after_offset", "session", "market_clock_ns", "revision", "log_id", "log_partition", "log_offset",
+)  # fmt: skip
+
+
+def tick_table(kind: str, *, partitioned: bool) -> str:
+    """DDL of the table of `kind`; `partitioned` by month, or plain, to be made a hypertable."""
+    own = _QUOTES if kind == "quotes" else _TRADES
+    tail = "partition by range (ts)" if partitioned else ""
+    return (
+        f"create table if not exists market.{kind} (symbol_id int4 not null, source_id int2 not null,"
+        f" ts timestamptz not null, ts_ns int8 not null, {own}, flags int4 not null, accepted_at int8 not null,"
+        f" seq int4 not null) {tail};"
+    )
+
+
+def hypertable(kind: str) -> str:
+    """Make the plain table of `kind` a hypertable of daily chunks."""
+    return (
+        f"select create_hypertable('market.{kind}', 'ts', chunk_time_interval => interval '1 day',"
+        " create_default_indexes => false, if_not_exists => true)"
+    )
+
+
+def tick_index(kind: str) -> str:
+    """The index (symbol, time)."""
+    return f"create index if not exists {kind}_symbol_ts on market.{kind} (symbol_id, ts)"
+
+
+def month_partition(kind: str, month: np.datetime64) -> str:
+    """DDL of the partition of one UTC month (datetime64[M])."""
+    first: datetime.date = month.astype("datetime64[M]").astype(object)
+    after: datetime.date = (month + 1).astype("datetime64[M]").astype(object)
+    return (
+        f"create table if not exists market.{kind}_{first:%Y_%m} partition of market.{kind}"
+        f" for values from ('{first} 00:00:00+00') to ('{after} 00:00:00+00')"
+    )
+
+
+def months_of(ts_ns: np.ndarray) -> Iterable[np.datetime64]:
+    """The distinct UTC months (datetime64[M]) of int64 ns."""
+    return np.unique(ts_ns.astype("datetime64[ns]").astype("datetime64[M]"))
+
+
+def _tick_view(kind: str) -> str:
+    own = ", ".join(f"t.{name}" for name in TICK_COLUMNS[kind])
+    return (
+        f"create or replace view market.v_{kind} as select y.symbol, t.ts, t.ts_ns, {own}, o.source, t.flags,"
+        f" t.accepted_at, t.seq from market.{kind} t join market.symbols y on y.id = t.symbol_id"
+        " join market.sources o on o.id = t.source_id;"
+    )
+
+
+_NS = "timestamptz '1970-01-01 00:00:00+00' + {0} / 1000 * interval '1 microsecond'"
+_COVERAGE_VIEW = f"""
+create or replace view market.coverage as select symbol, kind, source, {_NS.format("from_ns")} as from_ts,
+    {_NS.format("to_ns")} as to_ts, status, rows, checksum, rejected, duplicates, reason, request_id, revision, log_id,
+    from_ns, to_ns, after_offset, session, market_clock_ns, log_partition, log_offset from market.coverage_records;
+"""
+
+# Every interval lies inside one UTC day, so days are looked at one by one. The borders of a day's records are
+# numbered; a record spans the pieces between its two numbers; of each piece the newest record wins; neighbouring
+# pieces of the same winner are joined again. Only equality joins and sorts: n log n also for a live record per second.
+# `rows` and `checksum` describe a record as a whole, so they are NULL where a newer one hides a part of it.
+_COVERAGE_LATEST_VIEW = f"""
+create or replace view market.coverage_latest as
+with record as (
+    select c.*, c.from_ns / 86400000000000 as day,
+        row_number() over (partition by symbol, kind, from_ns / 86400000000000 order by revision, log_id, from_ns) as n
+    from market.coverage_records c where from_ns < to_ns),
+border as (
+    select symbol, kind, day, at, row_number() over (partition by symbol, kind, day order by at) as i,
+        lead(at) over (partition by symbol, kind, day order by at) as next_at
+    from (select symbol, kind, day, from_ns as at from record union select symbol, kind, day, to_ns from record) b),
+piece as (
+    select symbol, kind, day, i, max(n) as n from (
+        select r.symbol, r.kind, r.day, r.n, generate_series(lo.i, hi.i - 1) as i from record r
+        join border lo on lo.symbol = r.symbol and lo.kind = r.kind and lo.day = r.day and lo.at = r.from_ns
+        join border hi on hi.symbol = r.symbol and hi.kind = r.kind and hi.day = r.day and hi.at = r.to_ns) p
+    group by symbol, kind, day, i),
+run as (
+    select symbol, kind, day, n, min(i) as lo, max(i) as hi from (
+        select p.*, i - row_number() over (partition by symbol, kind, day, n order by i) as island from piece p) p
+    group by symbol, kind, day, n, island),
+shown as (
+    select r.*, lo.at as shown_from_ns, hi.next_at as shown_to_ns from run u
+    join record r on r.symbol = u.symbol and r.kind = u.kind and r.day = u.day and r.n = u.n
+    join border lo on lo.symbol = u.symbol and lo.kind = u.kind and lo.day = u.day and lo.i = u.lo
+    join border hi on hi.symbol = u.symbol and hi.kind = u.kind and hi.day = u.day and hi.i = u.hi)
+select symbol, kind, source, {_NS.format("shown_from_ns")} as from_ts, {_NS.format("shown_to_ns")} as to_ts, status,
+    case when shown_from_ns = from_ns and shown_to_ns = to_ns then rows end as rows,
+    case when shown_from_ns = from_ns and shown_to_ns = to_ns then checksum end as checksum,
+    rejected, duplicates, reason, request_id, revision, log_id, shown_from_ns as from_ns, shown_to_ns as to_ns,
+    after_offset, session, market_clock_ns from shown;
+"""
+
+VIEWS = _tick_view("quotes") + _tick_view("trades") + _COVERAGE_VIEW + _COVERAGE_LATEST_VIEW
+
+READER = """
+do $$ begin create role market_reader nologin; exception when duplicate_object then null; end $$;
+grant usage on schema market to market_reader;
+grant select on market.v_quotes, market.v_trades, market.coverage, market.coverage_latest to market_reader;
+"""
+"""Needs CREATEROLE; without it readers are granted by hand."""
+
+SEARCH_PATH = """
+do $$ begin execute format('alter database %I set search_path = "$user", public, market', current_database()); end $$;
+"""
+"""Needs ownership of the database: new sessions find `v_quotes` without its schema."""
+
+MOVE_MARKS = """
+update market.delivery d set next_offset = m.hi, rows_copied = d.rows_copied + m.copied, updated_at = now()
+from unnest($2::int4[], $3::int8[], $4::int8[], $5::int8[]) m(log_partition, lo, hi, copied)
+where d.log_id = $1 and d.log_partition = m.log_partition and d.next_offset = m.lo
+"""
+"""The compare-and-set that makes delivery exactly-once: must update one row per partition of the batch."""
+
+FIRST_MARKS = """
+insert into market.delivery (log_id, log_partition, next_offset) select $1, unnest($2::int4[]), 0 on conflict do nothing
+"""
+
+_DAY_NS = 86_400_000_000_000
+OVERLAPPED = f"""
+select s.i from unnest($1::int4[], $2::text[], $3::text[], $4::int8[], $5::int8[]) s(i, symbol, kind, from_ns, to_ns)
+where exists (select 1 from market.coverage_records c where c.symbol = s.symbol and c.kind = s.kind
+    and c.from_ns < s.to_ns and c.from_ns > s.from_ns - {_DAY_NS} and c.to_ns > s.from_ns)
+"""
+"""Which slices meet anything known: only those can have rows to delete. Uses that intervals lie in one UTC day."""
+
+
+def delete_slice(kind: str) -> str:
+    """Empty [from, to) of one symbol: $1 symbol_id, $2 from, $3 to (datetimes)."""
+    return f"delete from market.{kind} where symbol_id = $1 and ts >= $2 and ts < $3"
+
+
+def count_replaced(kind: str) -> str:
+    """Add $3 replaced rows of `kind` to the books of ($1 log_id, $2 log_partition)."""
+    return (
+        f"update market.delivery set rows_replaced = rows_replaced + $3, {kind}_replaced = {kind}_replaced + $3"
+        " where log_id = $1 and log_partition = $2"
+    )
+
+
+def audit_slices(kind: str) -> str:
+    """Per slice: its newest whole-interval record and the stored rows' checked columns as binary arrays.
+
+    $1 number, $2 symbol, $3 from_ns, $4 to_ns. Returns i, from_ns, to_ns, rows, checksum, n, ts_ns, a, b.
+    """
+    a, b = CHECKED_COLUMNS[kind]
+    instant = "timestamptz '1970-01-01 00:00:00+00' + s.{0} / 1000 * interval '1 microsecond'"
+    return f"""
+select s.i, c.from_ns, c.to_ns, c.rows, c.checksum, q.n, q.ts_ns, q.a, q.b
+from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) s(i, symbol, from_ns, to_ns)
+left join lateral (select c.from_ns, c.to_ns, c.rows, c.checksum from market.coverage_records c
+    where c.symbol = s.symbol and c.kind = '{kind}' and c.status in ('final', 'empty')
+    and c.from_ns < s.to_ns and c.from_ns > s.from_ns - {_DAY_NS} and c.to_ns > s.from_ns
+    order by c.revision desc limit 1) c on true
+left join lateral (select count(*) as n, array_send(array_agg(t.ts_ns)) as ts_ns,
+    array_send(array_agg(coalesce(t.{a}, 'NaN'::float8))) as a,
+    array_send(array_agg(coalesce(t.{b}, 'NaN'::float8))) as b
+    from market.{kind} t where t.symbol_id = (select id from market.symbols y where y.symbol = s.symbol)
+    and t.ts >= {instant.format("from_ns")} and t.ts < {instant.format("to_ns")}) q on true
+order by s.i
+"""
+
+
+SLICES_IN = f"""
+select symbol, kind, from_ns, to_ns from market.coverage_records
+where status in ('final', 'empty') and kind = $1 and from_ns < $3 and from_ns > $2 - {_DAY_NS} and to_ns > $2
+group by 1, 2, 3, 4 order by 1, 2, 3
+"""
+
+
+def doubles(kind: str) -> str:
+    """Rows beyond the first of their identity (accepted_at, seq) in [$1, $2): one number."""
+    return (
+        f"select coalesce(sum(n - 1), 0)::int8 from (select count(*) n from market.{kind}"
+        " where ts >= $1 and ts < $2 group by symbol_id, accepted_at, seq having count(*) > 1) d"
+    )
+
+
+MARKS = "select log_partition, next_offset from market.delivery where log_id = $1"
