@@ -6,7 +6,8 @@ so a restart is a new object that resumes from the log.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import attrs
@@ -16,6 +17,7 @@ import trio
 from runtime.board import Board
 from runtime.clock import Clock
 from runtime.entropy import Entropy
+from runtime.metrics import Metrics
 
 T = TypeVar("T")
 
@@ -48,6 +50,7 @@ class Seams:
     entropy: Entropy
     offload: Offload
     board: Board
+    metrics: Metrics = attrs.field(factory=Metrics)
 
 
 @attrs.define(kw_only=True)
@@ -61,6 +64,8 @@ class ActorContext:
     drain_requested: trio.Event = attrs.field(factory=trio.Event)
     """Set by the supervisor when it stops the child: finish what you hold, take nothing new, return."""
     _on_ready: Callable[[], None] = attrs.field(default=lambda: None)
+    shields: set[trio.CancelScope] = attrs.field(factory=set, repr=False)
+    """The shielded scopes open now: the supervisor cancels them when the child ignores everything else."""
 
     @property
     def clock(self) -> Clock:
@@ -82,6 +87,11 @@ class ActorContext:
         """Where actors publish what others may look at."""
         return self.seams.board
 
+    @property
+    def metrics(self) -> Metrics:
+        """Counters and histograms that only the actor itself can feed."""
+        return self.seams.metrics
+
     def ready(self) -> None:
         """Say once that the start is done; the supervisor starts the next child only then.
 
@@ -89,6 +99,19 @@ class ActorContext:
         block the start.
         """
         self._on_ready()
+
+    @contextmanager
+    def shielded(self, timeout_s: float) -> Iterator[trio.CancelScope]:
+        """Awaits inside survive cancellation for at most `timeout_s`: the only way to take a shield.
+
+        The scope is registered, so that the supervisor's last rung can still end it.
+        """
+        with trio.move_on_after(timeout_s, shield=True) as scope:
+            self.shields.add(scope)
+            try:
+                yield scope
+            finally:
+                self.shields.discard(scope)
 
     def progress(self) -> None:
         """Work was done (a batch moved, an outage was waited for): feeds the progress watchdog."""

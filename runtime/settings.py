@@ -81,8 +81,8 @@ class Secret:
 
 def redact_dsn(text: str) -> str:
     """`text` with the passwords of every URL in it replaced by `***`."""
-    text = re.sub(r"(?<=://)([^/@:\s]*):[^/\s]*@", r"\1:***@", text)
-    return re.sub(r"(?i)\b((?:password|passwd|api_?key)=)[^&\s]+", r"\1***", text)
+    text = re.sub(r"(?<=://)([^/@:\s]*):[^/\s\"']*@", r"\1:***@", text)
+    return re.sub(r"(?i)\b((?:password|passwd|api_?key)=)[^&\s\"']+", r"\1***", text)
 
 
 def _key(default: Any, unit: str, rule: Rule | None = None, *, shown: bool | Callable[[Any], str] = True) -> Any:
@@ -95,7 +95,11 @@ class PipelineSettings:
     """What this pipeline is and what it is about."""
 
     name: str = _key("holdfast", "", matches(r"[A-Za-z0-9_-]{1,64}", "1 to 64 letters, digits, - or _"))
-    """Shown on the status page and in metrics; change it freely."""
+    """Shown on the status page and in every answer of /healthz; change it freely."""
+    log_format: str = _key("auto", "", one_of("auto", "text", "json"))
+    """What the program says of itself on stderr: lines for people on a terminal, JSON lines elsewhere ("auto")."""
+    log_level: str = _key("info", "", one_of("debug", "info", "warning", "error"))
+    """Records below it are not written; "debug" can be thousands a second."""
     data_dir: Path = _key(Path("data"), "directory")  # noqa: RUF009
     """Holds the log and the embedded databases: everything that was accepted. Delete it and all is downloaded anew."""
     symbols: tuple[str, ...] = _key(
@@ -233,10 +237,12 @@ class EmbeddedSettings:
     """False: there is no publisher yet."""
     recording: str = _key("", "directory")
     """A folder with one feed (…/lean/Data/forex/oanda) that the simulator serves; "" = a synthetic market."""
-    market_seed: int = _key(1, "seed", whole(0, 2**63 - 1))
+    seed: int = _key(0, "seed", whole(0, 2**63 - 1))
     """The synthetic market is a function of this number: the same seed gives the same ticks."""
-    market_delay_ms: int = _key(0, "ms", whole(0, 60_000))
+    latency_ms: int = _key(0, "ms", whole(0, 60_000))
     """The simulator waits so long before each answer: to watch a run, or to interrupt one."""
+    requests_per_minute: int = _key(0, "requests per minute (0: no limit)", whole(0, 1_000_000))
+    """The simulator answers 429 beyond it, as a vendor's plan does."""
 
 
 def _default_sinks() -> dict[str, SinkSettings]:
