@@ -9,12 +9,13 @@ import attrs
 import trio
 
 from actors.bridge.plan import Coalescing, Lane
-from actors.bridge.port import Cursor, CursorStore, Sink, SinkBatch, SinkFactory
+from actors.bridge.port import CursorStore, Sink, SinkBatch, SinkFactory
 from runtime.actor import ActorContext
 from runtime.backoff import Backoff, BackoffCounter
 from runtime.board import ConsumerState, DependencyState
-from runtime.errors import PermanentSinkError, RetryableSinkError, SinkError
+from runtime.errors import LogFull, PermanentSinkError, RetryableSinkError, SinkError
 from runtime.log.consumer import Consumer
+from runtime.log.cursor import Cursor
 
 _MARKS_ONLY_LINGER = 4
 """Nobody waits for a batch that only moves marks: let it collect for this many lingers."""
@@ -129,8 +130,13 @@ class _Session:
         due = at_once or now_s - self._stored_at_s >= self.delivery.pace.cursor_s
         if due and self.cursor != self._stored:
             cursor = self.cursor
-            await self.ctx.offload(lambda: self.delivery.cursor.store(cursor))
-            self._stored, self._stored_at_s = cursor, now_s
+            self._stored_at_s = now_s
+            try:
+                await self.ctx.offload(lambda: self.delivery.cursor.store(cursor))
+            except LogFull as exc:  # costs reading again after a crash, nothing else; tried again in a while
+                self.ctx.log.warning("cursor not stored", sink=self._name, reason=str(exc))
+                return
+            self._stored = cursor
 
     async def _begin(self, sink: Sink) -> Lane:
         """Open, learn the marks, and go back in the log to the first frame that is not known to be verified."""
@@ -210,7 +216,7 @@ class _Session:
     # --- telling
 
     def _note(self, lane: Lane) -> None:
-        self.cursor = Cursor(committed=dict(lane.marks), verified=dict(lane.verified))
+        self.cursor = Cursor(position=lane.verified_position, committed=dict(lane.marks), verified=dict(lane.verified))
 
     def _say_up(self) -> None:
         self._stuck = ""

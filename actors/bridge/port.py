@@ -12,6 +12,7 @@ from typing import Protocol
 import attrs
 
 from runtime.actor import Seams
+from runtime.log.cursor import Cursor
 from runtime.log.types import Group
 
 
@@ -142,20 +143,12 @@ class SinkFactory(Protocol):
 
 
 class CursorStore(Protocol):
-    """Where a delivery remembers its offsets (`runtime/log/cursor.py`). Sync: call in a worker thread."""
+    """Where a delivery remembers its offsets (`runtime.log.cursor.CursorFile`). Sync: call in a worker thread."""
 
     def load(self) -> Cursor:
         """The last stored one; an empty one when there is none or both slots are damaged."""
         ...
 
     def store(self, cursor: Cursor) -> None:
-        """Durable when it returns."""
+        """Durable when it returns. Raises: LogFull (try later), LogSyncFailed."""
         ...
-
-
-@attrs.frozen(kw_only=True)
-class Cursor:
-    """Next offset per partition: `committed` = the sink said yes below it, `verified` = read back below it."""
-
-    committed: dict[int, int]
-    verified: dict[int, int]
