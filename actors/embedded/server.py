@@ -130,9 +130,7 @@ class EmbeddedServer:
         if log_path.exists():
             log_path.replace(log_path.with_suffix(".log.1"))
         try:
-            spawned = process.spawn(
-                self.spec.argv(port), env=child_environment(self.spec.env()), log_path=log_path
-            )
+            spawned = process.spawn(self.spec.argv(port), env=child_environment(self.spec.env()), log_path=log_path)
         except OSError as exc:
             raise NotConnected(f"embedded {self.spec.name}: cannot start a process: {exc}") from exc
         try:
@@ -213,9 +211,7 @@ class EmbeddedServer:
         record = load_record(path)
         if record is None or record.process is None:
             return
-        how = await process.stop(
-            record.process, signal_number=self.spec.stop_signal, grace_s=self.spec.stop_grace_s
-        )
+        how = await process.stop(record.process, signal_number=self.spec.stop_signal, grace_s=self.spec.stop_grace_s)
         ctx.log.info("embedded server ended", server=self.spec.name, pid=record.process.pid, how=how)
         save_record(path, attrs.evolve(record, process=None))
         self._down(ctx, "stopped")

@@ -1,0 +1,355 @@
+"""ClickHouse as a process that can be killed: chDB behind ClickHouse's HTTP interface.
+
+`python -m actors.embedded.clickhouse_server --path DIR --port PORT --secret-file FILE`
+
+Speaks what clickhouse-connect, curl and a notebook say to a real server (DRIVERS §9). Differences: no sessions
+(`session_id` is accepted and ignored), no answer in pieces, no compression of answers, one user `holdfast`.
+
+Who may what: it listens on 127.0.0.1, where every user of the machine and every page in a browser can send requests.
+Only `holdfast` with the password from the secret file may write; anybody else (user `default` without password, and
+every GET, as on a real server) only reads the tables (`clickhouse_sql.why_refused` and `readonly=1`). Requests that
+a browser makes for a page (Origin, Sec-Fetch-Site, a Host that is not this machine) are refused altogether.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import binascii
+import gzip
+import hmac
+import json
+import os
+import signal
+import sys
+import threading  # noqa: TID251 (an OS process of its own: it serves threads, there is no Trio here)
+import urllib.parse
+import zlib
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NoReturn
+
+import attrs
+
+from actors.embedded.clickhouse_engine import Engine, EngineAnswer, EngineError, EngineRequest
+from actors.embedded.clickhouse_sql import split_insert, why_refused
+
+USER = "holdfast"
+BODY_BYTES_MAX = 256 * 1024 * 1024
+CONNECTIONS_MAX = 64
+IDLE_S_MAX = 300.0
+"""A connection that says nothing for so long is closed."""
+STOP_GRACE_S = 10.0
+LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]", ""})
+TRANSPORT = frozenset(
+    {
+        *("query", "database", "user", "password", "default_format", "buffer_size", "session_id", "session_timeout"),
+        *("session_check", "query_id", "quota_key", "compress", "decompress", "wait_end_of_query"),
+        *("client_protocol_version", "role", "send_progress_in_http_headers", "http_headers_progress_interval_ms"),
+        *("enable_http_compression", "http_zlib_compression_level", "cancel_http_readonly_queries_on_client_close"),
+    }
+)
+"""Parameters of the transport; they are no settings of the engine."""
+STRANGERS_SETTINGS = (
+    *("output_format_arrow_", "output_format_native_", "output_format_json_", "output_format_parquet_"),
+    *("output_format_csv_", "output_format_tsv_", "output_format_pretty_", "date_time_", "cast_string_to_"),
+    *("max_execution_time", "max_result_rows", "max_block_size", "max_threads", "join_use_nulls", "session_timezone"),
+    *("extremes", "final", "limit", "offset"),
+)
+"""Beginnings of the settings that a stranger may set; the rest is dropped (`output_format_schema` names a file to
+write, `dialect` another grammar than the one that is looked through)."""
+HTTP_STATUS = {60: 404, 81: 404, 46: 404, 47: 404, 115: 404, 62: 400, 516: 403, 164: 403, 192: 403, 396: 413}
+
+
+@attrs.frozen(kw_only=True)
+class Refusal(Exception):
+    """The server's own no."""
+
+    status: int
+    code: int
+    text: str
+
+
+def credentials_of(headers: Mapping[str, str], query: Mapping[str, str]) -> tuple[str, str]:
+    """User and password from wherever ClickHouse takes them; `default` and none where there are none.
+
+    Raises: Refusal when the Authorization header cannot be read.
+    """
+    if user := headers.get("X-ClickHouse-User"):
+        return user, headers.get("X-ClickHouse-Key", "")
+    kind, _, coded = headers.get("Authorization", "").partition(" ")
+    if kind:
+        try:
+            user, _, password = base64.b64decode(coded, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError) as exc:
+            raise Refusal(status=403, code=516, text="the Authorization header cannot be read") from exc
+        return user or "default", password
+    return query.get("user", "default"), query.get("password", "")
+
+
+def may_write(user: str, password: str, *, secret: str) -> bool:
+    """Whether this is the pipeline (True) or a stranger (False). Raises: Refusal for a wrong password."""
+    if user == "default" and password == "":
+        return False
+    if user == USER and secret and hmac.compare_digest(password.encode(), secret.encode()):
+        return True
+    raise Refusal(
+        status=403,
+        code=516,
+        text=f"{user}: Authentication failed: password is incorrect, or there is no user with such name. "
+        "(AUTHENTICATION_FAILED)",
+    )
+
+
+def refuse_browsers(headers: Mapping[str, str]) -> None:
+    """A page in a browser can send requests to 127.0.0.1: cross-site, or under a name that it made point here.
+
+    Raises: Refusal.
+    """
+    host = headers.get("Host", "").rpartition(":")
+    name = host[0] if host[1] and host[2].isdigit() else headers.get("Host", "")
+    cross = headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+    if "Origin" in headers or cross or name.lower() not in LOOPBACK_NAMES:
+        raise Refusal(status=403, code=497, text="requests of web pages are refused. (ACCESS_DENIED)")
+
+
+def settings_of(query: Mapping[str, str], *, stranger: bool) -> dict[str, str]:
+    """The engine's settings among the parameters of the address."""
+    settings = {n: v for n, v in query.items() if n not in TRANSPORT and not n.startswith("param_") and n != "readonly"}
+    if stranger:
+        settings = {name: value for name, value in settings.items() if name.startswith(STRANGERS_SETTINGS)}
+    return settings
+
+
+@attrs.frozen(kw_only=True)
+class Service:
+    """What the connections share."""
+
+    engine: Engine
+    secret: str
+    slots: threading.BoundedSemaphore = attrs.field(factory=lambda: threading.BoundedSemaphore(CONNECTIONS_MAX))
+
+    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> EngineAnswer:
+        """One request. Raises: Refusal, EngineError."""
+        parts = urllib.parse.urlsplit(target)
+        query = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
+        user, password = credentials_of(headers, query)
+        stranger = not may_write(user, password, secret=self.secret) or method == "GET"
+        if parts.path not in ("/", ""):
+            raise Refusal(status=404, code=0, text=f"there is nothing at {parts.path}; queries go to /")
+        if headers.get("Content-Type", "").startswith("multipart/"):
+            raise Refusal(status=501, code=48, text="external tables are not supported here. (NOT_IMPLEMENTED)")
+        sql = query.get("query", "").encode()
+        params = {name.removeprefix("param_"): value for name, value in query.items() if name.startswith("param_")}
+        insert = split_insert(sql, body) if sql.strip() else split_insert(body, b"")
+        whole = sql + b"\n" + body if sql.strip() else body
+        if stranger:
+            shown = insert.statement if insert else whole
+            reason = why_refused(shown, params=params, table_functions=self.engine.table_functions_outside)
+            if reason is not None:
+                text = f"Cannot execute query in readonly mode: {reason}. Without the password of user {USER}, and by "
+                raise Refusal(status=403, code=164, text=text + "GET, only tables can be read. (READONLY)")
+        request = EngineRequest(
+            sql=whole,
+            insert=insert,
+            format=query.get("default_format") or headers.get("X-ClickHouse-Format") or "TabSeparated",
+            database=query.get("database") or headers.get("X-ClickHouse-Database") or "",
+            settings=settings_of(query, stranger=stranger),
+            params=params,
+            read_only=stranger,
+        )
+        return self.engine.run(request)
+
+
+def decoded(body: bytes, encoding: str) -> bytes:
+    """Undo a Content-Encoding. Raises: Refusal for one that the standard library does not have, or broken data."""
+    try:
+        match encoding:
+            case "" | "identity":
+                return body
+            case "gzip":
+                return gzip.decompress(body)
+            case "deflate":
+                return zlib.decompress(body)
+            case _:
+                text = f"Content-Encoding {encoding} is not supported here: use compress=False. (NOT_IMPLEMENTED)"
+                raise Refusal(status=415, code=48, text=text)
+    except (OSError, EOFError, zlib.error) as exc:
+        raise Refusal(status=400, code=354, text=f"the body is not {encoding}: {exc}") from exc
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    protocol_version = "HTTP/1.1"
+    server_version = "holdfast-clickhouse"
+    sys_version = ""
+    timeout = IDLE_S_MAX  # type: ignore[mutable-override]
+    wbufsize = -1
+    disable_nagle_algorithm = True
+    service: Service
+
+    def do_GET(self) -> None:
+        """GET /ping, and queries that read."""
+        self._serve()
+
+    def do_POST(self) -> None:
+        """Everything."""
+        self._serve()
+
+    def _serve(self) -> None:
+        try:
+            body = self._body()
+            refuse_browsers(self._known_headers())
+            if self.command == "GET" and self.path in ("/ping", "/replicas_status"):
+                self._send(200, b"Ok.\n", {})
+                return
+            answer = self.service.answer(self.command, self.path, self._known_headers(), body)
+        except Refusal as no:
+            self._send_error(no.status, no.code, no.text)
+        except EngineError as exc:
+            text = str(exc).removeprefix(f"Code: {exc.code}. DB::Exception: ")
+            self._send_error(HTTP_STATUS.get(exc.code, 500), exc.code, text)
+        else:
+            self._send(200, answer.data, self._result_headers(answer))
+
+    def _known_headers(self) -> dict[str, str]:
+        """Headers under the spelling that is used here (they come in any case)."""
+        names = ("Host", "Origin", "Sec-Fetch-Site", "Authorization", "Content-Type", "X-ClickHouse-User")
+        more = ("X-ClickHouse-Key", "X-ClickHouse-Format", "X-ClickHouse-Database")
+        return {name: value for name in (*names, *more) if (value := self.headers.get(name)) is not None}
+
+    def _body(self) -> bytes:
+        """The whole body. Raises: Refusal when it is too long or is not framed."""
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            raw = self._chunks()
+        else:
+            length = self.headers.get("Content-Length", "0")
+            if not length.isdigit() or int(length) > BODY_BYTES_MAX:
+                self._give_up(413, f"a body has at most {BODY_BYTES_MAX} bytes")
+            raw = self._exactly(int(length))
+        return decoded(raw, self.headers.get("Content-Encoding", ""))
+
+    def _chunks(self) -> bytes:
+        parts, total = [], 0
+        while True:
+            try:
+                size = int(self.rfile.readline(100).split(b";")[0], 16)
+            except ValueError:
+                self._give_up(400, "broken chunked body")
+            total += size
+            if size < 0 or total > BODY_BYTES_MAX:
+                self._give_up(413, f"a body has at most {BODY_BYTES_MAX} bytes")
+            if size:
+                parts.append(self._exactly(size))
+            self.rfile.readline(100)
+            if not size:
+                return b"".join(parts)
+
+    def _exactly(self, size: int) -> bytes:
+        data = self.rfile.read(size)
+        if len(data) != size:
+            self._give_up(400, "the body ended early")
+        return data
+
+    def _give_up(self, status: int, text: str) -> NoReturn:
+        """What follows on this connection cannot be told apart any more."""
+        self.close_connection = True
+        raise Refusal(status=status, code=33 if status == 400 else 0, text=text)
+
+    def _result_headers(self, answer: EngineAnswer) -> dict[str, str]:
+        counts = {
+            "read_rows": answer.rows_read,
+            "read_bytes": answer.bytes_read,
+            "written_rows": answer.rows_written,
+            "written_bytes": answer.bytes_written,
+        }
+        headers = {"X-ClickHouse-Summary": json.dumps({name: str(count) for name, count in counts.items()})}
+        if answer.has_result:
+            headers["X-ClickHouse-Format"] = "TabSeparated"
+        return headers
+
+    def _send_error(self, status: int, code: int, text: str) -> None:
+        body = f"Code: {code}. DB::Exception: {text} (version {self.service.engine.version})\n"
+        self._send(status, body.encode(), {"X-ClickHouse-Exception-Code": str(code)} if code else {})
+
+    def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain; charset=UTF-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-ClickHouse-Server-Display-Name", "holdfast-embedded")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class's name)
+        """Say nothing for each request; the log is bounded."""
+
+
+class Server(ThreadingHTTPServer):
+    """At most `CONNECTIONS_MAX` connections, a thread for each."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+    service: Service
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Refuse what is too many: the client sees its connection closed and comes again."""
+        if not self.service.slots.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """One connection's life."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.service.slots.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no news; anything else is."""
+        if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
+
+
+def serve(path: Path, port: int, secret: str) -> int:
+    """Serve until SIGTERM or SIGINT; the running requests may finish."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    service = Service(engine=Engine(path), secret=secret)
+    server = Server(("127.0.0.1", port), type("BoundHandler", (Handler,), {"service": service}))
+    server.service = service
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
+    sys.stderr.write(f"chDB {service.engine.version} serves {path} on 127.0.0.1:{port}\n")
+    stopping.wait()
+    server.shutdown()
+    server.server_close()
+    return 0 if service.engine.close_when_idle(STOP_GRACE_S) else 1
+
+
+def main() -> int:
+    """Parse the command line; exit codes as in CONTRACT."""
+    parser = argparse.ArgumentParser(description="chDB behind ClickHouse's HTTP interface")
+    parser.add_argument("--path", type=Path, required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--secret-file", type=Path, required=True)
+    options = parser.parse_args()
+    try:
+        code = serve(options.path, options.port, options.secret_file.read_text().strip())
+    except (OSError, EngineError) as exc:
+        sys.stderr.write(f"cannot serve {options.path} on port {options.port}: {exc}\n")
+        code = 75
+    sys.stderr.flush()
+    os._exit(code)  # the engine's and the connections' threads are not waited for
+
+
+if __name__ == "__main__":
+    main()
