@@ -10,6 +10,7 @@ import json
 import logging
 import logging.handlers
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -97,6 +98,15 @@ def _formatter(render: Callable[[Event], str], redactor: Redactor, before: Seque
     )
 
 
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what sys.stderr is at the moment: a progress bar that is being drawn moves itself out of the way."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 @attrs.frozen(kw_only=True)
 class LogSetup:
     """Where log records go. `file` None: only to `stream`."""
@@ -122,7 +132,9 @@ def configure_logging(setup: LogSetup) -> Redactor:
     as_text = setup.log_format == "text" or (setup.log_format == "auto" and is_terminal)
     colour = is_terminal and "NO_COLOR" not in os.environ
     render = (lambda event: text_line(event, colour=colour)) if as_text else json_line
-    handlers: list[logging.Handler] = [logging.StreamHandler(setup.stream)]
+    handlers: list[logging.Handler] = [
+        _StderrHandler() if setup.stream is sys.stderr else logging.StreamHandler(setup.stream)
+    ]
     handlers[0].setFormatter(_formatter(render, redactor, before))
     if setup.file is not None:
         handlers.append(_file_handler(setup.file))
