@@ -7,6 +7,9 @@ from collections import Counter, deque
 import attrs
 
 RECENT_MAX = 1_000
+PATHS_MAX = 1_000
+OTHER_PATHS = "(others)"
+"""Where requests are counted once PATHS_MAX (path, status) are known: paths come from outside."""
 
 
 @attrs.frozen(kw_only=True)
@@ -36,7 +39,8 @@ class Ledger:
         """Count one."""
         self.requests += 1
         self.rows += asked.rows
-        self.by[asked.path, asked.status] += 1
+        known = (asked.path, asked.status) in self.by or len(self.by) < PATHS_MAX
+        self.by[asked.path if known else OTHER_PATHS, asked.status] += 1
         self.recent.append(asked)
 
     def report(self) -> dict[str, object]:

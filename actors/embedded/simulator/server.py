@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -71,12 +72,27 @@ async def _serve(world: World, listener: socket.socket, say: Callable[[str], Non
     config.keep_alive_timeout = KEEP_ALIVE_S
     config.keep_alive_max_requests = sys.maxsize
     config.include_server_header = False
+    stopping = trio.Event()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
 
         async def until_signal() -> None:
             async for _ in signals:
+                stopping.set()
                 return
 
         async with trio.open_nursery() as nursery:
-            await nursery.start(partial(serve, app, config, shutdown_trigger=until_signal))
-            say(f"market simulator: serving Polygon's API on http://{shown}:{port} ({world.feed.description})")
+            nursery.start_soon(_leave_at_the_latest, stopping)
+            async with trio.open_nursery() as serving:
+                await serving.start(partial(serve, app, config, shutdown_trigger=until_signal))
+                say(f"market simulator: serving Polygon's API on http://{shown}:{port} ({world.feed.description})")
+            nursery.cancel_scope.cancel()
+
+
+async def _leave_at_the_latest(stopping: trio.Event) -> None:
+    """End the process although a client does not read: hypercorn shields its sends from cancellation.
+
+    Nothing is lost by it, this process keeps nothing.
+    """
+    await stopping.wait()
+    await trio.sleep(2 * GRACE_S)
+    os._exit(0)

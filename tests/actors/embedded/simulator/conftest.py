@@ -103,10 +103,17 @@ def kit() -> SimpleNamespace:
 
 
 @pytest.fixture(scope="session")
-def lean_forex() -> Path:
-    """The real recordings; tests that need them say NOT COVERED where they are absent."""
-    root = Path(os.environ.get("HOLDFAST_SHARED_DATA") or Path(__file__).parents[4] / ".." / "shared" / "data")
-    folder = root.resolve() / "lean" / "Data" / "forex"
-    if not folder.is_dir():
-        pytest.skip(f"NOT COVERED: real Lean recordings, no folder {folder}")
-    return folder
+def shared_data() -> Path:
+    """Real data; tests that need it say NOT COVERED where it is absent."""
+    root = Path(
+        os.environ.get("HOLDFAST_SHARED_DATA") or Path(__file__).parents[4] / ".." / "shared" / "data"
+    ).resolve()
+    if not root.is_dir():
+        pytest.skip(f"NOT COVERED: real data of vendors, no folder {root}")
+    return root
+
+
+@pytest.fixture(scope="session")
+def lean_forex(shared_data: Path) -> Path:
+    """The real Lean recordings."""
+    return shared_data / "lean" / "Data" / "forex"

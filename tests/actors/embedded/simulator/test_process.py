@@ -59,6 +59,30 @@ def test_it_serves_the_last_two_hours_at_any_time_of_the_week_and_ends_quietly(s
     assert (process.returncode, out, err) == (0, "", "")
 
 
+def test_it_ends_although_a_client_does_not_read(start):
+    process, url = start()
+    with socket.create_connection(("127.0.0.1", httpx.URL(url).port)) as stuck:
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        stuck.sendall(b"GET /v3/quotes/C:EUR-USD?limit=50000&apiKey=k HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert stuck.recv(16).startswith(b"HTTP/1.1 200")
+        process.terminate()
+        assert process.communicate(timeout=TIMEOUT_S) == ("", "")
+    assert process.returncode == 0
+
+
+def test_clients_that_vanish_leave_no_trace(start):
+    process, url = start()
+    for wait in (False, True):
+        with socket.create_connection(("127.0.0.1", httpx.URL(url).port)) as client:
+            client.sendall(b"GET /v3/quotes/C:EUR-USD?limit=50000&apiKey=k HTTP/1.1\r\nHost: x\r\n\r\n")
+            if wait:
+                client.recv(16)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # reset at close
+    assert httpx.get(f"{url}/healthz").status_code == 200
+    process.terminate()
+    assert process.communicate(timeout=TIMEOUT_S) == ("", "")
+
+
 def test_a_taken_port_is_one_line_and_78(start):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

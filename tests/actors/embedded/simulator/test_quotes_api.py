@@ -12,6 +12,7 @@ import pytest
 
 from actors.embedded.simulator import pages
 from actors.embedded.simulator.access import Keys, RequestBudget
+from actors.embedded.simulator.query import KNOWN, LIMIT_DEFAULT, LIMIT_MAX
 from actors.embedded.simulator.world import Manners
 
 PATH = "/v3/quotes/C:EUR-USD"
@@ -297,6 +298,27 @@ async def test_the_ledger_counts_requests_and_rows_and_never_shows_a_key(kit, fe
     assert report["recent"][0]["query"] == "limit=7"
     assert "secret" not in json.dumps(report)
     assert again == report
+
+
+async def test_the_ledger_stays_small_whatever_is_asked(kit, feed, monkeypatch):
+    monkeypatch.setattr("actors.embedded.simulator.ledger.PATHS_MAX", 3)
+    async with kit.client(kit.world(feed)) as client:
+        for n in range(9):
+            await client.get(f"/v3/quotes/C:{n}")
+        report = (await client.get("/oracle/requests")).json()
+    assert [one["requests"] for one in report["by"]] == [6, 1, 1, 1]
+
+
+async def test_the_rows_have_the_fields_of_the_vendors_specification(kit, feed, shared_data):
+    spec = json.loads((shared_data / "polygon" / "spec" / "rest.json").read_text())
+    operation = spec["paths"]["/v3/quotes/{fxTicker}"]["get"]
+    row = operation["responses"]["200"]["content"]["application/json"]["schema"]["properties"]["results"]["items"]
+    async with kit.client(kit.world(feed)) as client:
+        body = (await client.get(PATH)).json()
+    assert set(body["results"][0]) == set(row["properties"])
+    assert {one["name"] for one in operation["parameters"] if one["in"] == "query"} <= KNOWN
+    limits = next(one["schema"] for one in operation["parameters"] if one["name"] == "limit")
+    assert (limits["default"], limits["maximum"]) == (LIMIT_DEFAULT, LIMIT_MAX)
 
 
 # Positive controls: without the protection the tests above would fail
