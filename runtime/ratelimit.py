@@ -85,7 +85,7 @@ class RateLimit:
     async def acquire(self) -> None:
         """Wait until one request may go out, and take it. Cancelled while waiting: nothing is taken."""
         async with self._turn:
-            while (wait_s := self._budget.take(trio.current_time())) > 0:
+            while (wait_s := self._budget.take(trio.current_time())) > 0:  # noqa: ASYNC110 - waits for time itself
                 await trio.sleep(wait_s)
 
     def drain(self, retry_after_s: float | None = None) -> float:

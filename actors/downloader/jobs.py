@@ -1,0 +1,190 @@
+"""What is to be downloaded next: jobs, what the log says is done, and the decision. Pure.
+
+The log is the only memory of progress: a position holds what is covered, and how far the refetch that is under way
+has come. `plan` compares that with what is wanted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import attrs
+import msgspec
+
+from actors.market.coverage import IntervalSet
+from runtime.clock import NS_PER_DAY, NS_PER_MINUTE, format_ns
+from runtime.log.types import POSITION_BYTES_MAX
+
+JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+COVERED_BYTES_MAX = POSITION_BYTES_MAX - 160
+"""The rest holds a job id of 64 bytes, a time and the JSON around them."""
+WORK_NS_MAX = 31 * NS_PER_DAY
+"""Of one piece of history work: a backfill that was asked for meanwhile waits no longer than this takes."""
+
+
+def floor_minute(ns: int) -> int:
+    """The start of the minute that holds `ns`."""
+    return ns - ns % NS_PER_MINUTE
+
+
+def ceil_minute(ns: int) -> int:
+    """`ns`, or the start of the next minute."""
+    return -(-ns // NS_PER_MINUTE) * NS_PER_MINUTE
+
+
+class BackfillJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Asked for once, by a person; lies in DATA_DIR/jobs/ID.json until the log says it is done."""
+
+    id: str
+    symbols: tuple[str, ...]
+    kinds: tuple[str, ...]
+    from_ns: int
+    to_ns: int
+    refetch: bool = False
+    """Also what is covered already."""
+
+    def __post_init__(self) -> None:
+        if not JOB_ID.fullmatch(self.id):
+            raise ValueError(f"job id {self.id!r}: 1 to 64 letters, digits, '-' or '_'")
+        if not self.symbols or not self.kinds:
+            raise ValueError(f"job {self.id}: names no {'kind' if self.symbols else 'symbol'}")
+        if self.from_ns >= self.to_ns:
+            raise ValueError(f"job {self.id}: from {format_ns(self.from_ns)} is not before to {format_ns(self.to_ns)}")
+
+    def to_json(self) -> bytes:
+        """The content of its file."""
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def from_json(cls, text: bytes) -> BackfillJob:
+        """The inverse of `to_json`. Raises: ValueError saying what is wrong."""
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise ValueError(f"not a backfill job: {exc}") from exc
+
+    def wanted(self) -> Wanted:
+        """The same for each of its (symbol, kind)."""
+        to_ns = ceil_minute(self.to_ns)
+        return Wanted(job=self.id, from_ns=floor_minute(self.from_ns), to_ns=to_ns, refetch=self.refetch)
+
+
+@attrs.frozen(kw_only=True)
+class HistoryJob:
+    """Standing: one (symbol, kind) of the configuration. Whole minutes: both ends are cut down to them."""
+
+    symbol: str
+    kind: str
+    from_ns: int
+    to_ns: int | None
+    """Exclusive; None = follow the wall clock."""
+
+    def wanted(self) -> Wanted:
+        """As `plan` takes it."""
+        to_ns = None if self.to_ns is None else floor_minute(self.to_ns)
+        return Wanted(job="", from_ns=floor_minute(self.from_ns), to_ns=to_ns, refetch=False)
+
+
+@attrs.frozen(kw_only=True)
+class Wanted:
+    """One job, for one (symbol, kind); whole minutes."""
+
+    job: str
+    """Empty: the standing history."""
+    from_ns: int
+    to_ns: int | None
+    refetch: bool
+
+
+class _PositionJson(msgspec.Struct, kw_only=True):
+    covered: list[tuple[int, int]] = []
+    job: str = ""
+    job_done_to: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Position:
+    """What the log remembers for the producer `history/SYMBOL/KIND`."""
+
+    covered: IntervalSet = attrs.field(factory=IntervalSet)
+    """Durable, needs no download."""
+    job: str = ""
+    """The newest refetch job, and up to where it is done."""
+    job_done_to: int = 0
+
+    def after_slice(self, from_ns: int, to_ns: int, wanted: Wanted) -> Position:
+        """What it becomes with the slice [from_ns, to_ns) of `wanted`: belongs into the same append."""
+        covered = self.covered.add(from_ns, to_ns)
+        if wanted.refetch:
+            return Position(covered=covered, job=wanted.job, job_done_to=to_ns)
+        return attrs.evolve(self, covered=covered)
+
+    def to_bytes(self) -> bytes:
+        """JSON of at most POSITION_BYTES_MAX; what must be left out costs a refetch, never a hole."""
+        covered = self.covered.to_json(bytes_max=COVERED_BYTES_MAX)
+        rest = msgspec.json.encode({"job": self.job, "job_done_to": self.job_done_to}).decode()
+        return f'{{"covered":{covered},{rest[1:]}'.encode()
+
+    @classmethod
+    def from_bytes(cls, text: bytes) -> Position:
+        """The inverse; empty bytes are a new producer."""
+        if not text:
+            return cls()
+        found = msgspec.json.decode(text, type=_PositionJson)
+        return cls(covered=IntervalSet(found.covered), job=found.job, job_done_to=found.job_done_to)
+
+
+@attrs.frozen(kw_only=True)
+class Work:
+    """What one (symbol, kind) does next, in time order."""
+
+    wanted: Wanted
+    intervals: tuple[tuple[int, int], ...]
+
+
+def missing(position: Position, wanted: Wanted, available_to_ns: int) -> list[tuple[int, int]]:
+    """What of `wanted` is to be fetched and exists by now. Nothing is asked before it is over: P4."""
+    to_ns = available_to_ns if wanted.to_ns is None else min(wanted.to_ns, available_to_ns)
+    if wanted.refetch:
+        at_ns = position.job_done_to if position.job == wanted.job else wanted.from_ns
+        return [(at_ns, to_ns)] if at_ns < to_ns else []
+    return position.covered.missing(wanted.from_ns, to_ns)
+
+
+def is_done(position: Position, wanted: Wanted) -> bool:
+    """True when nothing of it will ever be left to do."""
+    return wanted.to_ns is not None and not missing(position, wanted, wanted.to_ns)
+
+
+def plan(position: Position, wanted: Sequence[Wanted], available_to_ns: int) -> Work | None:
+    """The next work. A refetch that was begun comes first (its progress is the only one remembered), then the jobs
+    that a person waits for, oldest first, then the standing history, in pieces."""
+    order = sorted(wanted, key=lambda w: (not (w.refetch and w.job == position.job), not w.job))
+    for candidate in order:
+        intervals = missing(position, candidate, available_to_ns)
+        if intervals:
+            limit = None if candidate.job else WORK_NS_MAX
+            return Work(wanted=candidate, intervals=tuple(_first(intervals, limit)))
+    return None
+
+
+def _first(intervals: Sequence[tuple[int, int]], ns_max: int | None) -> Iterator[tuple[int, int]]:
+    """The first `ns_max` of them."""
+    left = ns_max
+    for start, end in intervals:
+        if left is None:
+            yield start, end
+        elif left > 0:
+            yield start, min(end, start + left)
+            left -= end - start
+
+
+def spans(intervals: Sequence[tuple[int, int]], span_ns: int) -> Iterator[tuple[int, int]]:
+    """The intervals cut at multiples of `span_ns`: what one page chain asks for."""
+    for start, end in intervals:
+        at = start
+        while at < end:
+            cut = min((at // span_ns + 1) * span_ns, end)
+            yield at, cut
+            at = cut

@@ -1,0 +1,317 @@
+"""Polygon (now Massive): history over REST. The only file that imports httpx.
+
+A response never decides where we connect: only path and query of `next_url` are used, on the configured base URL, so
+the key goes nowhere else. Every request takes from the budget of its key, has deadlines for connecting, for each read
+and for the whole page, and a bound on its size. No retry here: the downloader owns patience.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import zlib
+from collections.abc import AsyncIterator, Callable
+from urllib.parse import quote, urlsplit
+
+import attrs
+import httpx
+import msgspec
+import trio
+
+from actors.downloader.polygon_rows import decode_quotes
+from actors.downloader.port import Page
+from actors.downloader.proof import BORDER_ROWS, Border, ChainProof, DecodedPage
+from actors.market.symbols import parse_symbol
+from runtime.actor import Offload
+from runtime.clock import NS_PER_MINUTE, NS_PER_S, Clock
+from runtime.errors import PermanentSourceError, RetryableSourceError, SourceError
+from runtime.ratelimit import RateLimit
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+ENDPOINTS = {"quotes": "/v3/quotes/"}
+"""Kinds that this adapter reads, and the path in front of the symbol."""
+ERROR_BYTES_MAX = 64 * 1024
+CLOSE_S_MAX = 5.0
+
+
+@attrs.frozen(kw_only=True)
+class PolygonLimits:
+    """Bounds of one request and of one chain."""
+
+    page_rows: int = 50_000
+    """`limit` of each request; the vendor's maximum."""
+    pages_max: int = 2_000
+    """Of one chain: 100 M rows."""
+    page_bytes_max: int = 64 * 1024 * 1024
+    """Of one body, unpacked; a full page of quotes has 7 MB."""
+    connect_s: float = 5.0
+    read_s: float = 15.0
+    """Silence between two reads."""
+    page_s: float = 30.0
+    """The whole page; a slow drip passes `read_s` for ever."""
+    connections_max: int = 16
+
+
+class _RangeTooLarge(RetryableSourceError):
+    """413: ask for half. Never leaves this file."""
+
+
+@attrs.frozen(kw_only=True)
+class PolygonHistory:
+    """`HistorySource` of ticks. Build it inside Trio; `close` it in the end."""
+
+    rest_url: str
+    api_key: str = attrs.field(repr=False)
+    budget: RateLimit
+    clock: Clock
+    offload: Offload
+    limits: PolygonLimits = attrs.field(factory=PolygonLimits)
+    transport: httpx.AsyncBaseTransport | None = None
+    """In place of the network: the simulator's ASGI app in tests."""
+    name: str = "polygon"
+    _client: httpx.AsyncClient = attrs.field(init=False, repr=False)
+    _decoders: trio.CapacityLimiter = attrs.field(init=False, repr=False, factory=lambda: trio.CapacityLimiter(2))
+
+    def __attrs_post_init__(self) -> None:
+        local = (urlsplit(self.rest_url).hostname or "") in LOOPBACK
+        client = httpx.AsyncClient(
+            headers={
+                "authorization": f"Bearer {self.api_key}",
+                "accept": "application/json",
+                # Packing costs more than a loopback saves: it is the same CPU on both ends.
+                "accept-encoding": "identity" if local else "gzip",
+                "user-agent": "holdfast",
+            },
+            timeout=httpx.Timeout(self.limits.read_s, connect=self.limits.connect_s),
+            limits=httpx.Limits(max_connections=self.limits.connections_max),
+            follow_redirects=False,
+            trust_env=not local,
+            transport=self.transport,
+        )
+        object.__setattr__(self, "_client", client)
+
+    async def close(self) -> None:
+        """Close the connections; gives up after a bound."""
+        with trio.move_on_after(CLOSE_S_MAX):
+            await self._client.aclose()
+
+    async def pages(self, symbol: str, kind: str, from_ns: int, to_ns: int) -> AsyncIterator[Page]:
+        """The proven pages over [from_ns, to_ns); see the port."""
+        endpoint = self._endpoint(symbol, kind)
+        todo = [(from_ns, to_ns)]
+        while todo:
+            start, end = todo.pop()
+            proof = ChainProof(start, end, pages_max=self.limits.pages_max)
+            try:
+                async for page in self._chain(endpoint, proof):
+                    yield page
+            except _RangeTooLarge:
+                rest_ns = end - proof.proven_to_ns
+                if rest_ns <= NS_PER_MINUTE:
+                    raise PermanentSourceError(
+                        f"{symbol}: the vendor calls a range of {rest_ns / NS_PER_S:g} s too large (413)"
+                    ) from None
+                middle = proof.proven_to_ns + rest_ns // 2
+                todo += [(middle, end), (proof.proven_to_ns, middle)]
+
+    def _endpoint(self, symbol: str, kind: str) -> _Endpoint:
+        if kind not in ENDPOINTS:
+            raise PermanentSourceError(f"{symbol}: this source has no {kind}; it has {', '.join(ENDPOINTS)}")
+        try:
+            spelled = parse_symbol(symbol).rest
+        except ValueError as exc:
+            raise PermanentSourceError(str(exc)) from exc
+        return _Endpoint(symbol=symbol, kind=kind, spelled=spelled)
+
+    async def _chain(self, endpoint: _Endpoint, proof: ChainProof) -> AsyncIterator[Page]:
+        """One chain from its first question to the page without `next_url`."""
+        target = endpoint.question(proof.from_ns, proof.to_ns, self.limits.page_rows)
+        probe: DecodedPage | None = None
+        while True:
+            page, probe = await self._page_and_probe(endpoint, proof, target, probe)
+            if proof.border is not None and (len(page.ts_ns) or not page.next_url):
+                assert probe is not None
+                proof.check_border(probe, page)
+                probe = None
+            yield proof.accept(page)
+            if proof.ended:
+                return
+            target = _path_and_query(page.next_url)
+
+    async def _page_and_probe(
+        self, endpoint: _Endpoint, proof: ChainProof, target: str, probe: DecodedPage | None
+    ) -> tuple[DecodedPage, DecodedPage | None]:
+        """The next page and, at the same time, the fresh answer that its border is checked against."""
+        if proof.border is None or probe is not None:
+            return await self._page(endpoint, target), probe
+        border = proof.border
+        got: dict[str, DecodedPage | Exception] = {}
+
+        async def keep(name: str, ask: Callable[[], object]) -> None:
+            try:
+                got[name] = await ask()  # type: ignore[misc]
+            except SourceError as exc:
+                got[name] = exc
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep, "page", lambda: self._page(endpoint, target))
+            nursery.start_soon(keep, "probe", lambda: self._probe(endpoint, proof, border))
+        for result in got.values():
+            if isinstance(result, Exception):
+                raise result
+        return got["page"], got["probe"]  # type: ignore[return-value]
+
+    async def _probe(self, endpoint: _Endpoint, proof: ChainProof, border: Border) -> DecodedPage:
+        limit = min(len(border.tail) + BORDER_ROWS, self.limits.page_rows)
+        probe = await self._page(endpoint, endpoint.question(border.at_ns, proof.to_ns, limit))
+        if proof.cut_by(probe) and limit < self.limits.page_rows:
+            whole = endpoint.question(border.at_ns, proof.to_ns, self.limits.page_rows)
+            probe = await self._page(endpoint, whole)
+        return probe
+
+    async def _page(self, endpoint: _Endpoint, target: str) -> DecodedPage:
+        """One decoded page. An answer with neither rows nor a count is believed when a second one says the same."""
+        page = await self._decoded(endpoint, target)
+        return await self._decoded(endpoint, target) if page.results_absent else page
+
+    async def _decoded(self, endpoint: _Endpoint, target: str) -> DecodedPage:
+        body, gzipped = await self._get(endpoint, target)
+        now_ns = self.clock.wall_ns()
+        bytes_max = self.limits.page_bytes_max
+
+        def work() -> DecodedPage:
+            whole = _gunzip(body, bytes_max) if gzipped else body
+            return decode_quotes(
+                whole, symbol=endpoint.symbol, spelled=endpoint.spelled, source=self.name, now_ns=now_ns
+            )
+
+        return await self.offload(work, limiter=self._decoders)
+
+    async def _get(self, endpoint: _Endpoint, target: str) -> tuple[bytes, bool]:
+        """Body of a 200 with JSON, and whether it is gzipped; every other outcome is an error by whose fault it is."""
+        await self.budget.acquire()
+        try:
+            with trio.fail_after(self.limits.page_s):
+                async with self._client.stream("GET", self.rest_url.rstrip("/") + target) as response:
+                    good = response.status_code == httpx.codes.OK
+                    bytes_max = self.limits.page_bytes_max if good else ERROR_BYTES_MAX
+                    body = await _read(response, bytes_max)
+        except trio.TooSlowError as exc:
+            raise RetryableSourceError(f"no whole page within {self.limits.page_s:g} s") from exc
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise RetryableSourceError(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__) from exc
+        if not good:
+            raise self._refusal(endpoint, response, body)
+        media = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media != "application/json":
+            raise RetryableSourceError(f"200 with content type {media or 'none'} instead of JSON: {body[:60]!r}")
+        return body, response.headers.get("content-encoding", "").strip().lower() == "gzip"
+
+    def _refusal(self, endpoint: _Endpoint, response: httpx.Response, body: bytes) -> Exception:
+        """What a status other than 200 means (UPSTREAM 1.7)."""
+        status = response.status_code
+        told = _told(body)
+        said = f"{status} {told}".strip()
+        match status:
+            case 400:
+                return PermanentSourceError(f"{endpoint}: the vendor calls our request malformed: {said}")
+            case 401:
+                return PermanentSourceError(f"the vendor does not know the API key ({said}): check POLYGON_API_KEY")
+            case 403:
+                return PermanentSourceError(
+                    f"{endpoint}: this key's plan does not include it ({said}): change the plan, or take "
+                    f"{endpoint.symbol} out of pipeline.symbols"
+                )
+            case 404 if told:
+                return PermanentSourceError(f"{endpoint}: unknown symbol ({said})")
+            case 413:
+                return _RangeTooLarge()
+            case 429:
+                wait_s = self.budget.drain(self._retry_after_s(response))
+                return RetryableSourceError(f"rate limit ({said})", retry_after_s=wait_s)
+            case 404 | 408 | 425 | 499:
+                return RetryableSourceError(
+                    f"{said or status}: is rest_url {self.rest_url} right?" if status == 404 else said
+                )
+            case _ if 400 <= status < 500:
+                return PermanentSourceError(f"{endpoint}: refused with {said}")
+            case _:
+                return RetryableSourceError(f"outage: {said}", retry_after_s=self._retry_after_s(response))
+
+    def _retry_after_s(self, response: httpx.Response) -> float | None:
+        """Seconds, or an HTTP date; None when absent or unreadable."""
+        text = response.headers.get("retry-after", "").strip()
+        if text.isdigit():
+            return float(text)
+        try:
+            at = email.utils.parsedate_to_datetime(text)
+        except ValueError:
+            return None
+        return max(at.timestamp() - self.clock.wall_ns() / NS_PER_S, 0.0)
+
+
+@attrs.frozen(kw_only=True)
+class _Endpoint:
+    """What is asked of the vendor, but for the time."""
+
+    symbol: str
+    kind: str
+    spelled: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.symbol}"
+
+    def question(self, from_ns: int, to_ns: int, limit: int) -> str:
+        """Path and query of [from_ns, to_ns), oldest first."""
+        path = ENDPOINTS[self.kind] + quote(self.spelled, safe=":")
+        return f"{path}?timestamp.gte={from_ns}&timestamp.lt={to_ns}&order=asc&sort=timestamp&limit={limit}"
+
+
+class _ErrorBody(msgspec.Struct):
+    status: str = ""
+    error: str = ""
+    message: str = ""
+
+
+def _told(body: bytes) -> str:
+    """The vendor's own words in an error body; empty when the body is not the vendor's (HTML of an edge, nothing)."""
+    try:
+        told = msgspec.json.decode(body, type=_ErrorBody)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+    return " ".join(part for part in (told.status, told.error or told.message) if part)[:300]
+
+
+async def _read(response: httpx.Response, bytes_max: int) -> bytes:
+    """The raw body; httpx raises when it is shorter than announced."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.aiter_raw():
+        size += len(part)
+        if size > bytes_max:
+            raise RetryableSourceError(f"a body of more than {bytes_max} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _gunzip(body: bytes, bytes_max: int) -> bytes:
+    """Unpack, with the trailer checked: httpx itself is silent about a missing one."""
+    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        whole = unpacker.decompress(body, bytes_max)
+    except zlib.error as exc:
+        raise RetryableSourceError(f"broken gzip: {exc}") from exc
+    if not unpacker.eof:
+        raise RetryableSourceError("gzip body is cut, or too large")
+    return whole
+
+
+def _path_and_query(url: str) -> str:
+    """Of an absolute `next_url`, whatever host it names. Raises: RetryableSourceError when it has no absolute path:
+    glued to the base URL, anything else could name another host."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as exc:
+        raise RetryableSourceError(f"page not proven: next_url {url[:80]!r} ({exc})") from exc
+    if not parts.path.startswith("/"):
+        raise RetryableSourceError(f"page not proven: next_url {url[:80]!r} has no path")
+    return f"{parts.path}?{parts.query}" if parts.query else parts.path

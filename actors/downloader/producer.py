@@ -1,0 +1,108 @@
+"""The log side of one (symbol, kind): sequence, position, and a bounded window of appends under way."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from actors.downloader.jobs import Position, Wanted
+from runtime.errors import LogError
+from runtime.log.appender import Appender, AppendRequest
+from runtime.log.types import Appended, FrameDraft, GroupDraft
+
+ANSWER_LOOK_S = 5.0
+
+
+@attrs.frozen(kw_only=True)
+class Covers:
+    """What an append says about progress: this interval of this job is in it, whole."""
+
+    wanted: Wanted
+    from_ns: int
+    to_ns: int
+    rows: int
+
+
+@attrs.frozen
+class _UnderWay:
+    request: AppendRequest
+    position: Position
+    covers: Covers | None
+
+
+class HistoryProducer:
+    """Appends in order, several at a time; knows what is durable. One task uses it at a time."""
+
+    def __init__(
+        self,
+        appender: Appender,
+        name: str,
+        *,
+        under_way_max: int,
+        on_durable: Callable[[Covers], None] = lambda covers: None,
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name = name
+        self.position = Position()
+        """What the log holds: moves only when an append was answered."""
+        self._appender = appender
+        self._planned = Position()
+        self._sequence = 0
+        self._under_way: deque[_UnderWay] = deque()
+        self._under_way_max = under_way_max
+        self._on_durable = on_durable
+        self._on_wait = on_wait  # every few seconds while the log is slow or full: an outage that is waited for
+
+    async def resume(self) -> None:
+        """Take over where the log says this producer stood; forgets appends whose outcome is not known."""
+        self._under_way.clear()
+        state = await self._appender.resume(self.name)
+        self._sequence = state.sequence
+        self.position = self._planned = Position.from_bytes(state.position)
+
+    async def append(self, frames: tuple[FrameDraft, ...], covers: Covers | None) -> None:
+        """Queue one group: the frames, and the position that says what they cover, so neither is there without the
+        other. `covers` None = a note that changes no progress.
+
+        Blocks while the window is full. Raises what the writer raised for an older append (NotConnected: the buffer
+        went away, `resume`) and LogError when the sequence was not ours to use (a bug: crash, resume).
+        """
+        while len(self._under_way) >= self._under_way_max:
+            await self._oldest()
+        position = self._planned
+        if covers is not None:
+            position = position.after_slice(covers.from_ns, covers.to_ns, covers.wanted)
+        draft = GroupDraft(
+            producer=self.name,
+            sequence=self._sequence + 1,
+            producer_position=position.to_bytes(),
+            frames=frames,
+        )
+        request = await self._appender.submit(draft)
+        # No await between here and the end: cancelled before, nothing was queued; after, it is counted.
+        self._sequence += 1
+        self._planned = position
+        self._under_way.append(_UnderWay(request, position, covers))
+
+    async def flush(self) -> None:
+        """Wait until everything queued is durable."""
+        while self._under_way:
+            await self._oldest()
+
+    async def _oldest(self) -> None:
+        answer = await self._answer(self._under_way[0].request)
+        first = self._under_way.popleft()
+        if answer.duplicate:
+            raise LogError(f"{self.name}: the log already holds this sequence from somebody else")
+        self.position = first.position
+        if first.covers is not None:
+            self._on_durable(first.covers)
+
+    async def _answer(self, request: AppendRequest) -> Appended:
+        while True:
+            with trio.move_on_after(ANSWER_LOOK_S):
+                return await request.wait()
+            self._on_wait()
