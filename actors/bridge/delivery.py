@@ -5,6 +5,9 @@ An outage of the sink is an expected state: the delivery waits with backoff, its
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
+
 import attrs
 import trio
 
@@ -30,9 +33,9 @@ class Pace:
     """How often the delivery looks back and writes down where it is."""
 
     verify_rows: int = 200_000
-    """Read back at the latest when this many rows wait for it. Bounds memory together with the batch."""
+    """Read back at most this many rows at once, and at the latest when half as many wait. Bounds memory."""
     verify_s: float = 0.2
-    """Read back at most this often while less than that waits."""
+    """Read back at most this often while few rows wait."""
     cursor_s: float = 1.0
     """Store the cursor at most this often (and at stop). A crash costs this much reading again."""
     read_bytes: int = 512 * 1024
@@ -92,21 +95,20 @@ class _Session:
         lane = await self._begin(sink)
         if not self._stuck:
             self._say_up()
-        while True:
-            await self._fill(lane)
-            batch = lane.take(self.delivery.coalescing)
-            if batch is not None:
-                await self._write(sink, lane, batch)
-            await self._read_back(sink, lane)
-            if not self._stuck or (batch is not None and not lane.has_unverified):
+        batch: SinkBatch | None = None
+        while not self.ctx.drain_requested.is_set():
+            if batch is None:
+                await self._fill(lane)
+                batch = lane.take(self.delivery.coalescing)
+            went = batch is not None
+            batch = await self._round(sink, lane, batch)
+            if not self._stuck or (went and not lane.has_unverified):
                 self._say_up()
                 waits.reset()
             self._publish(lane)
             await self.store_cursor()
             self.ctx.progress()
-            if self.ctx.drain_requested.is_set():
-                await self._finish(sink, lane)
-                return
+        await self._finish(sink, lane, batch)
 
     async def outage(self, exc: SinkError, wait_s: float) -> None:
         """Say what is wrong and wait, or until drained."""
@@ -153,27 +155,57 @@ class _Session:
         return self._lane
 
     async def _fill(self, lane: Lane) -> None:
-        """Read until a batch is full, or its linger is over, or (with nothing pending) for one idle moment."""
-        consumer, limits = self.delivery.consumer, self.delivery.coalescing
+        """Read until a batch is due and nothing more is there, or its linger is over, or for one idle moment."""
+        limits = self.delivery.coalescing
         began_s = trio.current_time()
         while not self.ctx.drain_requested.is_set():
-            if lane.pending_rows >= limits.rows_max or lane.pending_bytes >= limits.bytes_max:
+            await self._read_available(lane)
+            if lane.is_due(limits):
                 return
-            if not consumer.read_nowait_available():
-                if lane.is_due(limits):
-                    return
-                if not lane.has_pending:
-                    wait_s = self.delivery.pace.verify_s
-                elif lane.pending_rows:
-                    wait_s = limits.linger_s
-                else:
-                    wait_s = limits.linger_s * _MARKS_ONLY_LINGER
-                with trio.move_on_at(began_s + wait_s) as waiting:
-                    lane.offer(await consumer.read(bytes_max=self.delivery.pace.read_bytes))
-                if waiting.cancelled_caught:
-                    return
+            if not lane.has_waiting:
+                wait_s = self.delivery.pace.verify_s
             else:
-                lane.offer(await consumer.read(bytes_max=self.delivery.pace.read_bytes))
+                wait_s = limits.linger_s * (1 if lane.waiting_rows else _MARKS_ONLY_LINGER)
+            with trio.move_on_at(began_s + wait_s) as waiting:
+                lane.offer(await self.delivery.consumer.read(bytes_max=self.delivery.pace.read_bytes))
+            if waiting.cancelled_caught:
+                return
+
+    async def _read_available(self, lane: Lane) -> None:
+        """Read what is there, as long as a batch has room for it."""
+        consumer = self.delivery.consumer
+        while not lane.is_full(self.delivery.coalescing) and consumer.read_nowait_available():
+            lane.offer(await consumer.read(bytes_max=self.delivery.pace.read_bytes))
+
+    async def _round(self, sink: Sink, lane: Lane, batch: SinkBatch | None) -> SinkBatch | None:
+        """At the same time: write `batch`, read back older ones, and get the next one ready, which is returned.
+
+        The three use different processors: the database's writer, its reader, and our decoding.
+        """
+        ahead: list[SinkBatch] = []
+        failures: list[SinkError] = []
+
+        async def read_on() -> None:
+            await self._read_available(lane)
+            following = lane.take(self.delivery.coalescing) if lane.is_due(self.delivery.coalescing) else None
+            if following is not None:
+                ahead.append(following)
+                await sink.prepare(following)
+
+        async def guarded(work: Callable[[], Awaitable[None]]) -> None:
+            try:
+                await work()
+            except SinkError as exc:
+                failures.append(exc)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(guarded, partial(self._read_back, sink, lane))
+            if batch is not None:
+                nursery.start_soon(guarded, partial(self._write, sink, lane, batch))
+                nursery.start_soon(guarded, read_on)
+        if failures:
+            raise failures[0]
+        return ahead[0] if ahead else None
 
     async def _write(self, sink: Sink, lane: Lane, batch: SinkBatch) -> None:
         result = await sink.write(batch)
@@ -182,17 +214,15 @@ class _Session:
         self._note(lane)
 
     async def _read_back(self, sink: Sink, lane: Lane) -> None:
-        """Verify what waits for it, when it is much, or when there is time."""
+        """Verify what waits for it, when it is much, or when it has waited long."""
         pace = self.delivery.pace
-        now_s = trio.current_time()
-        idle = not lane.has_pending and not self.delivery.consumer.read_nowait_available()
-        if lane.unverified_rows >= pace.verify_rows or (idle and now_s - self._verified_at_s >= pace.verify_s):
-            while lane.has_unverified:
-                await self._verify(sink, lane)
+        long_ago = trio.current_time() - self._verified_at_s >= pace.verify_s
+        if lane.has_unverified and (long_ago or lane.unverified_rows >= pace.verify_rows // 2):
+            await self._verify(sink, lane)
             self._verified_at_s = trio.current_time()
 
     async def _verify(self, sink: Sink, lane: Lane) -> None:
-        groups = lane.take_unverified(self.delivery.pace.verify_rows)
+        groups = lane.unverified(self.delivery.pace.verify_rows)
         result = await sink.verify(groups)
         if result.mismatches:
             first = result.mismatches[0]
@@ -202,13 +232,13 @@ class _Session:
             )
         lane.read_back(groups)
         self._note(lane)
-        self.ctx.progress()
 
-    async def _finish(self, sink: Sink, lane: Lane) -> None:
+    async def _finish(self, sink: Sink, lane: Lane, batch: SinkBatch | None) -> None:
         """Drained: write and read back what is held, within a bound; the log has the rest."""
         with trio.move_on_after(self.delivery.pace.stop_s):
-            while (batch := lane.take(self.delivery.coalescing)) is not None:
+            while batch is not None or (batch := lane.take(self.delivery.coalescing)) is not None:
                 await self._write(sink, lane, batch)
+                batch = None
             while lane.has_unverified:
                 await self._verify(sink, lane)
         self._publish(lane)
@@ -224,13 +254,13 @@ class _Session:
 
     def _publish(self, lane: Lane) -> None:
         consumer = self.delivery.consumer
-        behind = not lane.has_pending and not consumer.read_nowait_available()
+        at_head = not lane.lag_rows and not lane.has_waiting and not consumer.read_nowait_available()
         self.ctx.board.consumers[self._consumer_key] = ConsumerState(
             committed_position=lane.committed_position,
             verified_position=lane.verified_position,
-            lag_records=lane.pending_rows + lane.rows_in(consumer.end() - consumer.position),
+            lag_records=lane.lag_rows + lane.rows_in(consumer.end() - consumer.position),
             records_stored=self.records_stored,
-            caught_up=behind,
+            caught_up=at_head,
         )
 
     @property

@@ -1,11 +1,6 @@
-"""PostgreSQL's errors by whose fault they are: outage, poison, or a bug that passes unchanged."""
+"""PostgreSQL's SQLSTATEs by whose fault they are: outage, poison, or a bug. Pure."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import asyncpg
 
 from runtime.errors import PermanentSinkError, RetryableSinkError
 
@@ -27,18 +22,3 @@ def classify(sqlstate: str | None) -> type[RetryableSinkError | PermanentSinkErr
     if sqlstate[:2] in POISON_CLASSES:
         return PermanentSinkError
     return None if sqlstate in BUG_STATES else RetryableSinkError
-
-
-@contextmanager
-def translated(sink: str) -> Iterator[None]:
-    """Turn the driver's errors into ours, chained. Errors of our own pass."""
-    try:
-        yield
-    except asyncpg.PostgresError as exc:
-        kind = classify(exc.sqlstate)
-        if kind is None:
-            raise
-        raise kind(f"{sink}: {exc.sqlstate} {exc}") from exc
-    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as exc:
-        # TimeoutError is what asyncio's time-outs are; OSError: refused, reset, name not known.
-        raise RetryableSinkError(f"{sink}: {type(exc).__name__} {exc}".rstrip()) from exc

@@ -142,15 +142,32 @@ select symbol, kind, source, {_NS.format("shown_from_ns")} as from_ts, {_NS.form
 
 VIEWS = _tick_view("quotes") + _tick_view("trades") + _COVERAGE_VIEW + _COVERAGE_LATEST_VIEW
 
+
+def attempt(body: str) -> str:
+    """A block that does `body` if it may: sets `holdfast.attempt` to `done` or to the SQLSTATE that stopped it."""
+    return (
+        "do $attempt$ begin "
+        + body
+        + " perform set_config('holdfast.attempt', 'done', false);"
+        + " exception when others then perform set_config('holdfast.attempt', sqlstate, false); end $attempt$"
+    )
+
+
+EXTENSION = """
+if not exists (select 1 from pg_available_extensions where name = 'timescaledb') then raise 'not here'; end if;
+create extension if not exists timescaledb;
+"""
+"""Fails when it is not installed, not preloaded, or we may not create it: plain partitions serve as well."""
+
 READER = """
-do $$ begin create role market_reader nologin; exception when duplicate_object then null; end $$;
+if not exists (select 1 from pg_roles where rolname = 'market_reader') then create role market_reader nologin; end if;
 grant usage on schema market to market_reader;
 grant select on market.v_quotes, market.v_trades, market.coverage, market.coverage_latest to market_reader;
 """
 """Needs CREATEROLE; without it readers are granted by hand."""
 
 SEARCH_PATH = """
-do $$ begin execute format('alter database %I set search_path = "$user", public, market', current_database()); end $$;
+execute format('alter database %I set search_path = "$user", public, market', current_database());
 """
 """Needs ownership of the database: new sessions find `v_quotes` without its schema."""
 
@@ -225,4 +242,10 @@ def doubles(kind: str) -> str:
     )
 
 
+BOOKS = """
+select coalesce(sum(d.quotes_replaced), 0)::int8 as quotes_replaced, 0::int8 as coverage_replaced,
+    coalesce(sum(d.trades_replaced), 0)::int8 as trades_replaced, coalesce(max(p.quotes_before), 0) as quotes_before,
+    coalesce(max(p.trades_before), 0) as trades_before, coalesce(max(p.coverage_before), 0) as coverage_before
+from (select 1) one left join market.delivery d on d.log_id = $1 left join market.pipeline_log p on p.log_id = $1
+"""
 MARKS = "select log_partition, next_offset from market.delivery where log_id = $1"

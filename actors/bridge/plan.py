@@ -1,6 +1,6 @@
 """The decisions of one lane of a delivery: what is new, what is a duplicate, what goes into one write, how far we are.
 
-Pure: no I/O, no clock. A lane is a consumer's groups on their way: read -> pending -> written -> verified.
+Pure: no I/O, no clock. A group on its way through a lane is waiting -> in flight -> unverified -> done.
 """
 
 from __future__ import annotations
@@ -34,102 +34,128 @@ class LogHole(RetryableSinkError):
 
 
 @attrs.frozen(kw_only=True)
-class _Pending:
+class _Item:
     group: Group
     rows: int
     """Rows of kinds that the sink stores."""
     bytes: int
 
 
-@attrs.define(kw_only=True)
+class _Queue:
+    """Groups in order, with what they weigh together."""
+
+    def __init__(self) -> None:
+        self.items: deque[_Item] = deque()
+        self.rows = 0
+        self.bytes = 0
+
+    def push(self, item: _Item) -> None:
+        self.items.append(item)
+        self.rows += item.rows
+        self.bytes += item.bytes
+
+    def pop(self) -> _Item:
+        item = self.items.popleft()
+        self.rows -= item.rows
+        self.bytes -= item.bytes
+        return item
+
+    def pop_this(self, group: Group) -> _Item:
+        item = self.pop()
+        if item.group is not group:
+            raise InvariantViolation(f"group at {group.position} is out of turn, {item.group.position} comes first")
+        return item
+
+    @property
+    def position(self) -> int | None:
+        """Of the oldest."""
+        return self.items[0].group.position if self.items else None
+
+
 class Lane:
-    """One consumer's groups on their way into one sink, since one connection was opened.
+    """One consumer's groups on their way into one sink, since one connection was opened."""
 
-    `marks`: next offset that the sink expects, per partition. `verified`: the same for what was read back.
-    """
-
-    stores: frozenset[str]
-    marks: dict[int, int]
-    verified: dict[int, int]
-    start_position: int
-    """Where reading began: everything before it is committed and verified."""
-    duplicates: int = 0
-    _sent: dict[int, int] = attrs.field(factory=dict)
-    _pending: deque[_Pending] = attrs.field(factory=deque)
-    _unverified: deque[_Pending] = attrs.field(factory=deque)
-    _pending_rows: int = 0
-    _pending_bytes: int = 0
-    _unverified_rows: int = 0
-    _seen_rows: int = 0
-    _seen_bytes: int = 0
-    _read_to: int = -1
-
-    def __attrs_post_init__(self) -> None:
-        self._sent = dict(self.marks)
-        self._read_to = self.start_position
+    def __init__(
+        self, *, stores: frozenset[str], marks: dict[int, int], verified: dict[int, int], start_position: int
+    ) -> None:
+        self.stores = stores
+        self.marks = dict(marks)
+        """Next offset that the sink expects, per partition."""
+        self.verified = dict(verified)
+        """The same for what was read back."""
+        self.duplicate_rows = 0
+        """Rows for this sink that were read again and dropped."""
+        self._offered = dict(marks)
+        self._taken = dict(marks)
+        self._waiting = _Queue()
+        self._flying = _Queue()
+        self._unverified = _Queue()
+        self._read_to = start_position
+        self._seen_rows = 0
+        self._seen_bytes = 0
 
     def __repr__(self) -> str:
-        return (
-            f"<Lane {self.pending_rows} rows pending, {self.unverified_rows} unverified, at {self.committed_position}>"
-        )
+        rows = f"{self._waiting.rows} waiting, {self._flying.rows} in flight, {self._unverified.rows} unverified"
+        return f"<Lane at {self.committed_position}: rows {rows}>"
 
     def offer(self, groups: Iterable[Group]) -> None:
-        """Take what was read, in order. Frames below the marks are duplicates: not written, but still to be verified.
+        """Take what was read, in order. Frames below the marks are duplicates: not written, but perhaps to be verified.
 
         Raises: LogHole when an offset is beyond the expected one, InvariantViolation when a mark cuts a group in two.
         """
         for group in groups:
             new = self._new_partitions(group)
             if new:
-                self._pending.append(self._measure(_only(group, new)))
-                self._pending_rows += self._pending[-1].rows
-                self._pending_bytes += self._pending[-1].bytes
-                self._seen_rows += self._pending[-1].rows
+                self._waiting.push(self._weigh(_only(group, new)))
             old = {f.partition for f in group.frames if f.partition not in new and f.offset >= self._verified_at(f)}
             if old:
-                self._to_verify(self._measure(_only(group, old)))
-            self.duplicates += sum(f.rows for f in group.frames if f.partition not in new and f.kind in self.stores)
-            self._read_to = group.end_position
+                self._unverified.push(self._weigh(_only(group, old)))
+            rows = self._weigh(group).rows
+            self.duplicate_rows += rows - self._weigh(_only(group, new)).rows
+            self._seen_rows += rows
             self._seen_bytes += group.end_position - group.position
+            self._read_to = group.end_position
+
+    def is_full(self, limits: Coalescing) -> bool:
+        """True when no more should be read before a batch was taken."""
+        return self._waiting.rows >= limits.rows_max or self._waiting.bytes >= limits.bytes_max
 
     def is_due(self, limits: Coalescing) -> bool:
-        """True when the pending groups fill a batch."""
-        return self._pending_rows >= limits.rows_min or self._pending_bytes >= limits.bytes_max
+        """True when the waiting groups are worth a batch of their own."""
+        return self._waiting.rows >= limits.rows_min or self._waiting.bytes >= limits.bytes_max
 
     def take(self, limits: Coalescing) -> SinkBatch | None:
-        """The next batch of pending groups (at least one), None when there is none. They stay pending until `wrote`."""
-        chosen: list[_Pending] = []
+        """The next batch of waiting groups (at least one group), None when none waits. In flight until `wrote`."""
+        chosen: list[Group] = []
         rows = size = 0
-        for item in self._pending:
+        while self._waiting.items:
+            item = self._waiting.items[0]
             if chosen and (rows + item.rows > limits.rows_max or size + item.bytes > limits.bytes_max):
                 break
-            chosen.append(item)
+            self._flying.push(self._waiting.pop())
+            chosen.append(item.group)
             rows += item.rows
             size += item.bytes
         if not chosen:
             return None
-        groups = tuple(item.group for item in chosen)
-        return SinkBatch(groups=groups, marks=_moves(groups, self.marks))
+        moves = _moves(chosen, self._taken)
+        self._taken.update({partition: high for partition, (_, high) in moves.items()})
+        return SinkBatch(groups=tuple(chosen), marks=moves)
 
     def wrote(self, batch: SinkBatch) -> None:
-        """The sink has `batch`, the oldest pending groups: move the marks."""
+        """The sink has `batch`, the oldest in flight: move the marks."""
         for partition, (low, high) in batch.marks.items():
             if self.marks.get(partition, 0) != low:
                 raise InvariantViolation(f"partition {partition}: mark {self.marks.get(partition, 0)} is not {low}")
             self.marks[partition] = high
         for group in batch.groups:
-            item = self._pending.popleft()
-            if item.group is not group:
-                raise InvariantViolation(f"group at {group.position} was written out of turn")
-            self._pending_rows -= item.rows
-            self._pending_bytes -= item.bytes
-            self._to_verify(item)
+            self._unverified.push(self._flying.pop_this(group))
 
-    def take_unverified(self, rows_max: int) -> tuple[Group, ...]:
+    def unverified(self, rows_max: int) -> tuple[Group, ...]:
         """The oldest written groups that were not read back, up to about `rows_max` rows."""
         chosen: list[Group] = []
         rows = 0
-        for item in self._unverified:
+        for item in self._unverified.items:
             if chosen and rows + item.rows > rows_max:
                 break
             chosen.append(item.group)
@@ -139,50 +165,50 @@ class Lane:
     def read_back(self, groups: tuple[Group, ...]) -> None:
         """These groups, the oldest unverified ones, were found whole."""
         for group in groups:
-            item = self._unverified.popleft()
-            self._unverified_rows -= item.rows
+            self._unverified.pop_this(group)
             for frame in group.frames:
                 self.verified[frame.partition] = max(self._verified_at(frame), frame.offset + 1)
 
     @property
-    def pending_rows(self) -> int:
-        """Rows for this sink that were read and not written."""
-        return self._pending_rows
+    def waiting_rows(self) -> int:
+        """Rows for this sink that were read and not taken."""
+        return self._waiting.rows
 
     @property
-    def pending_bytes(self) -> int:
-        """Bytes of bodies that were read and not written."""
-        return self._pending_bytes
+    def has_waiting(self) -> bool:
+        """Groups were read and not taken, perhaps without a row for this sink."""
+        return bool(self._waiting.items)
+
+    @property
+    def unverified_rows(self) -> int:
+        """Rows written and not read back."""
+        return self._unverified.rows
+
+    @property
+    def has_unverified(self) -> bool:
+        """Groups wait to be read back."""
+        return bool(self._unverified.items)
+
+    @property
+    def lag_rows(self) -> int:
+        """Rows for this sink that were read and are not in it yet."""
+        return self._waiting.rows + self._flying.rows
 
     def rows_in(self, log_bytes: int) -> int:
         """About how many rows for this sink stand in so many bytes of log, going by what was read so far."""
         return round(log_bytes * self._seen_rows / self._seen_bytes) if self._seen_bytes else 0
 
     @property
-    def has_pending(self) -> bool:
-        """Groups wait to be written, perhaps without a row for this sink."""
-        return bool(self._pending)
-
-    @property
-    def unverified_rows(self) -> int:
-        """Rows written and not read back."""
-        return self._unverified_rows
-
-    @property
-    def has_unverified(self) -> bool:
-        """Groups wait to be read back."""
-        return bool(self._unverified)
-
-    @property
     def committed_position(self) -> int:
         """Everything before it is in the sink."""
-        return self._pending[0].group.position if self._pending else self._read_to
+        found = [p for p in (self._flying.position, self._waiting.position) if p is not None]
+        return min(found, default=self._read_to)
 
     @property
     def verified_position(self) -> int:
         """Everything before it was read back."""
-        oldest = self._unverified[0].group.position if self._unverified else self._read_to
-        return min(oldest, self.committed_position)
+        oldest = self._unverified.position
+        return self.committed_position if oldest is None else min(oldest, self.committed_position)
 
     def _verified_at(self, frame: Frame) -> int:
         return self.verified.get(frame.partition, 0)
@@ -192,7 +218,7 @@ class Lane:
         new: set[int] = set()
         old: set[int] = set()
         for frame in group.frames:
-            expected = self._sent.get(frame.partition, 0)
+            expected = self._offered.get(frame.partition, 0)
             if frame.offset > expected:
                 raise LogHole(
                     f"partition {frame.partition}: the log goes on at offset {frame.offset} (position "
@@ -202,18 +228,14 @@ class Lane:
                 old.add(frame.partition)
             else:
                 new.add(frame.partition)
-                self._sent[frame.partition] = frame.offset + 1
+                self._offered[frame.partition] = frame.offset + 1
         if new & old:
             raise InvariantViolation(f"a mark cuts the group at {group.position} in two: partitions {new & old}")
         return new
 
-    def _measure(self, group: Group) -> _Pending:
+    def _weigh(self, group: Group) -> _Item:
         rows = sum(frame.rows for frame in group.frames if frame.kind in self.stores)
-        return _Pending(group=group, rows=rows, bytes=sum(len(frame.body) for frame in group.frames))
-
-    def _to_verify(self, item: _Pending) -> None:
-        self._unverified.append(item)
-        self._unverified_rows += item.rows
+        return _Item(group=group, rows=rows, bytes=sum(len(frame.body) for frame in group.frames))
 
 
 def _only(group: Group, partitions: set[int]) -> Group:
@@ -223,7 +245,7 @@ def _only(group: Group, partitions: set[int]) -> Group:
     return attrs.evolve(group, frames=tuple(f for f in group.frames if f.partition in partitions))
 
 
-def _moves(groups: tuple[Group, ...], marks: dict[int, int]) -> dict[int, tuple[int, int]]:
+def _moves(groups: Iterable[Group], marks: dict[int, int]) -> dict[int, tuple[int, int]]:
     moves: dict[int, tuple[int, int]] = {}
     for group in groups:
         for frame in group.frames:

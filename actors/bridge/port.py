@@ -79,7 +79,7 @@ class SinkTotals:
 class Sink(Protocol):
     """One database. One incarnation: open, use, close; a failed one is thrown away and built anew.
 
-    Used by one task at a time.
+    Each method is used by one task at a time; `prepare` and `verify` may run while `write` does.
     """
 
     name: str
@@ -93,6 +93,10 @@ class Sink(Protocol):
 
         Raises: RetryableSinkError (down), ConfigError (holds another log's data, refused without --adopt).
         """
+        ...
+
+    async def prepare(self, batch: SinkBatch) -> None:
+        """A head start: do the work for a later `write(batch)` that needs no database. Changes nothing there."""
         ...
 
     async def write(self, batch: SinkBatch) -> WriteResult:
