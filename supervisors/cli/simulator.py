@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from actors.embedded.simulator.__main__ import add_options, options_from, say
-
-EX_CONFIG = 78
+from runtime.errors import ConfigError
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,10 +21,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGTERM or Ctrl-C; 78 when port, recording or an option is wrong."""
+    """Serve until SIGTERM or Ctrl-C. Raises: ConfigError when port, recording or an option is wrong."""
     if args.faults is not None:
-        sys.stderr.write(f"--faults {args.faults}: fault scripts are not in this version; leave the option out\n")
-        return EX_CONFIG
+        raise ConfigError(f"--faults {args.faults}: fault scripts are not in this version; leave the option out")
     from actors.embedded.simulator.server import run as serve  # slow to import: not for --help
 
-    return serve(options_from(args), say)
+    serve(options_from(args), say)
+    return 0

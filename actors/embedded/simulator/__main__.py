@@ -9,6 +9,9 @@ from pathlib import Path
 
 from actors.embedded.simulator.options import PORT_DEFAULT, Options
 from actors.embedded.simulator.query import LIMIT_MAX
+from runtime.errors import ConfigError
+
+EX_CONFIG = 78
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -57,12 +60,17 @@ def say(line: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """The command; returns its exit code: 0, or 78 with one line on stderr."""
     from actors.embedded.simulator.server import run  # slow to import: not for --help
 
     parser = argparse.ArgumentParser(prog="simulator", description="A local market that speaks Polygon's API.")
     add_options(parser)
-    return run(options_from(parser.parse_args(argv)), say)
+    try:
+        run(options_from(parser.parse_args(argv)), say)
+    except ConfigError as error:
+        sys.stderr.write(f"simulator: {error}\n")
+        return EX_CONFIG
+    return 0
 
 
 if __name__ == "__main__":

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import attrs
 
-WINDOW_S = 60
+WINDOW_S = 60.0
+KEYS_MAX = 1_000
 
 
 @attrs.frozen(kw_only=True)
@@ -33,21 +32,22 @@ def key_of(authorization: str, api_key_param: str) -> str:
 
 @attrs.define(kw_only=True)
 class RequestBudget:
-    """Requests per key and minute, in fixed windows on a monotonic clock; 0 is unlimited."""
+    """Requests per key and minute; a key's minute begins with its first request. 0 is unlimited."""
 
     requests_per_minute: int
-    _window: int = attrs.field(default=-1, init=False)
-    _used: Counter[str] = attrs.field(factory=Counter, init=False)
+    _windows: dict[str, tuple[float, int]] = attrs.field(factory=dict, init=False)
+    """Per key: start of its minute on a monotonic clock, requests since."""
 
     def take(self, key: str, now_s: float) -> float:
-        """Count one request: 0.0 when it may pass, else the seconds until the window ends. Refused ones count not."""
+        """Count one request: 0.0 when it may pass, else the seconds until the minute ends. Refused ones count not."""
         if not self.requests_per_minute:
             return 0.0
-        window = int(now_s // WINDOW_S)
-        if window != self._window:
-            self._window = window
-            self._used.clear()  # also what keeps it bounded
-        if self._used[key] >= self.requests_per_minute:
-            return (window + 1) * WINDOW_S - now_s
-        self._used[key] += 1
+        start_s, used = self._windows.get(key, (now_s, 0))
+        if now_s - start_s >= WINDOW_S:
+            start_s, used = now_s, 0
+        if used >= self.requests_per_minute:
+            return start_s + WINDOW_S - now_s
+        if len(self._windows) >= KEYS_MAX and key not in self._windows:
+            self._windows.clear()  # keys come from outside: generous rather than unbounded
+        self._windows[key] = (start_s, used + 1)
         return 0.0

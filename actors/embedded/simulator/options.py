@@ -1,4 +1,4 @@
-"""The options of one simulator process, and the world they make."""
+"""The options of one simulator process; light to import, for command lines."""
 
 from __future__ import annotations
 
@@ -7,17 +7,7 @@ from pathlib import Path
 
 import attrs
 
-from actors.embedded.simulator.access import Keys, RequestBudget
-from actors.embedded.simulator.feed import Feed
-from actors.embedded.simulator.pages import PartCache
 from actors.embedded.simulator.query import LIMIT_MAX
-from actors.embedded.simulator.recording import open_recording
-from actors.embedded.simulator.symbols import UNIVERSE, canonical
-from actors.embedded.simulator.synthetic import SyntheticMarket
-from actors.embedded.simulator.world import Manners, World
-from runtime.actor import offload_to_thread
-from runtime.clock import SystemClock
-from runtime.entropy import SystemEntropy
 from runtime.errors import ConfigError
 
 PORT_DEFAULT = 8801
@@ -50,35 +40,3 @@ class Options:
         for name, value, low, high in bounds:
             if not low <= value <= high:
                 raise ConfigError(f"{name} {value}: must be {low} to {high}")
-
-
-def make_feed(options: Options) -> Feed:
-    """The market that the options name. Raises: ConfigError."""
-    only = frozenset(canonical(symbol) for symbol in options.symbols)
-    if options.recording is not None:
-        recording = open_recording(options.recording)
-        _check_known(only, recording.symbols)
-        return recording if not only else recording.restricted(only)
-    _check_known(only, tuple(one.symbol for one in UNIVERSE))
-    return SyntheticMarket(seed=options.seed, always_open=options.always_open, only=only)
-
-
-def _check_known(asked: frozenset[str], known: Sequence[str]) -> None:
-    for symbol in sorted(asked - frozenset(known)):
-        raise ConfigError(f"--symbols {symbol}: not in this market, which has {', '.join(known)}")
-
-
-def make_world(options: Options) -> World:
-    """Everything real: this machine's clock, entropy and threads. Raises: ConfigError."""
-    options.check()
-    feed = make_feed(options)
-    return World(
-        feed=feed,
-        cache=PartCache(feed, offload_to_thread),
-        clock=SystemClock(),
-        entropy=SystemEntropy(),
-        offload=offload_to_thread,
-        keys=Keys(accepted=frozenset(options.api_keys), refused=frozenset(options.refused_keys)),
-        budget=RequestBudget(requests_per_minute=options.requests_per_minute),
-        manners=Manners(seed=options.seed, latency_s=options.latency_ms / 1000, page_rows_max=options.page_rows_max),
-    )

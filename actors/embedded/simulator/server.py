@@ -17,30 +17,25 @@ from hypercorn.trio import serve
 from hypercorn.typing import Framework
 
 from actors.embedded.simulator.app import make_app
-from actors.embedded.simulator.options import Options, make_world
+from actors.embedded.simulator.assembly import make_world
+from actors.embedded.simulator.options import Options
 from actors.embedded.simulator.world import World
 from runtime.errors import ConfigError
 
 BACKLOG = 128
-EX_CONFIG = 78
 GRACE_S = 1.0
 KEEP_ALIVE_S = 75.0
 
 
-def run(options: Options, say: Callable[[str], None]) -> int:
+def run(options: Options, say: Callable[[str], None]) -> None:
     """Serve until SIGTERM or Ctrl-C. `say` gets one line with the address once connections are taken.
 
-    Returns the exit code: 0, or 78 with one line on stderr when a person must mend something.
+    Raises: ConfigError when option, recording or port must be mended by a person.
     """
-    try:
-        world = make_world(options)
-        listener = _listen(options.host, options.port)
-    except ConfigError as error:
-        sys.stderr.write(f"simulator: {error}\n")
-        return EX_CONFIG
+    world = make_world(options)
+    listener = _listen(options.host, options.port)
     pa.set_memory_pool(pa.system_memory_pool())  # pages come and go: a third less memory than with Arrow's default
     trio.run(_serve, world, listener, say)
-    return 0
 
 
 def _listen(host: str, port: int) -> socket.socket:

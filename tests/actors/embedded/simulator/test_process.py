@@ -13,6 +13,7 @@ import zipfile
 import httpx
 import pytest
 
+from runtime.errors import ConfigError
 from supervisors.cli import simulator as command
 
 pytestmark = pytest.mark.stack
@@ -129,13 +130,13 @@ def _parsed(*args):
     return parser.parse_args(["simulator", *args])
 
 
-def test_the_command_refuses_what_is_not_there_yet(capsys):
+def test_the_command_refuses_what_is_not_there_yet():
     args = _parsed("--faults", "f.toml")
-    assert args.run(args) == 78
-    assert "--faults f.toml" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"--faults f\.toml"):
+        args.run(args)
 
 
-def test_the_command_says_what_is_wrong_with_a_recording(capsys):
+def test_the_command_says_what_is_wrong_with_a_recording():
     args = _parsed("--recording", "no/such/folder")
-    assert args.run(args) == 78
-    assert capsys.readouterr().err == "simulator: recording no/such/folder: does not exist\n"
+    with pytest.raises(ConfigError, match=r"^recording no/such/folder: does not exist$"):
+        args.run(args)

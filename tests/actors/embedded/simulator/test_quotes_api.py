@@ -247,6 +247,14 @@ async def test_the_budget_is_per_key(kit, feed):
     assert codes == [200, 429, 200, 429]
 
 
+async def test_the_budgets_memory_is_bounded():
+    budget = RequestBudget(requests_per_minute=1)
+    for n in range(5_000):
+        budget.take(str(n), 0.0)
+    assert len(budget._windows) <= 1_000
+    assert budget.take("4999", 1.0) == 59.0
+
+
 async def test_an_answer_waits_for_the_latency(kit, feed, autojump_clock):
     async with kit.client(kit.world(feed, manners=Manners(latency_s=2.5))) as client:
         await client.get(PATH)
