@@ -1,0 +1,30 @@
+"""CRC32C, from a native package only: the pure-Python one is a thousand times slower and would stop the writer."""
+
+from __future__ import annotations
+
+import google_crc32c
+
+from runtime.errors import ConfigError
+
+_KNOWN = (b"123456789", 0xE3069283)  # RFC 3720 B.4
+
+
+def crc32c(data: bytes) -> int:
+    """CRC32C of `data`."""
+    return int(google_crc32c.value(data))
+
+
+def crc32c_more(crc: int, data: bytes) -> int:
+    """CRC32C of what gave `crc`, followed by `data`."""
+    return int(google_crc32c.extend(crc, data))
+
+
+def check_native() -> None:
+    """Raises ConfigError unless the C implementation is loaded and right."""
+    if google_crc32c.implementation != "c":
+        raise ConfigError(
+            f"google-crc32c runs its {google_crc32c.implementation!r} implementation; the log needs the native one. "
+            "Install the wheel with the C extension for this platform (pip install --force-reinstall google-crc32c)"
+        )
+    if crc32c(_KNOWN[0]) != _KNOWN[1]:
+        raise ConfigError("google-crc32c computes wrong checksums on this machine; nothing may be written with it")

@@ -1,0 +1,134 @@
+"""Which segments there are, and where (partition, offset) lies in them. In memory only, never trusted from disk.
+
+Written by the writer's thread, read by all others: what they look at is replaced as a whole, never changed in place.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+
+import attrs
+
+from runtime.disk_port import Disk, File
+from runtime.log.scan import Gap, Walker
+from runtime.log.segment import Segment
+
+_MARK_BYTES = 1 << 20
+"""One mark per so many bytes of a segment: a look-up scans the headers of that much."""
+
+
+@attrs.frozen
+class _Listing:
+    segments: tuple[Segment, ...] = ()
+    bases: tuple[int, ...] = ()
+
+
+@attrs.frozen
+class _Mark:
+    position: int
+    offsets: tuple[int, ...]
+    """Next offset per partition at `position`."""
+
+
+class Catalog:
+    """The segments of one log, and sparse marks into them."""
+
+    def __init__(self, disk: Disk, log_low: int) -> None:
+        self._disk = disk
+        self.log_low = log_low
+        self._listing = _Listing()
+        self._marks: dict[int, list[_Mark]] = {}
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """In physical order."""
+        return self._listing.segments
+
+    @property
+    def start(self) -> int:
+        """Position of the oldest kept frame."""
+        return self._listing.bases[0] if self._listing.bases else 0
+
+    def replace(self, segments: Sequence[Segment]) -> None:
+        """Start over with these."""
+        ordered = tuple(sorted(segments, key=lambda s: s.base))
+        self._listing = _Listing(ordered, tuple(s.base for s in ordered))
+        self._marks = {s.base: [_Mark(s.base, s.header.offsets)] for s in ordered if s.header is not None}
+
+    def add(self, segment: Segment) -> None:
+        """A new last segment (or a new file for an empty last one)."""
+        kept = [s for s in self._listing.segments if s.base != segment.base]
+        if segment.header is not None:
+            self._marks[segment.base] = [_Mark(segment.base, segment.header.offsets)]
+        self._listing = _Listing((*kept, segment), (*(s.base for s in kept), segment.base))
+
+    def find(self, position: int, log_end: int) -> tuple[Segment, int, int | None] | None:
+        """(segment that holds `position`, its end, base of the next one); None at or behind the end of the log.
+
+        A position in a named hole between two segments belongs to the first: it lies behind that one's end.
+        """
+        listing = self._listing
+        at = max(0, bisect.bisect_right(listing.bases, position) - 1)
+        if not listing.segments or position >= log_end:
+            return None
+        if at + 1 == len(listing.segments):
+            return listing.segments[at], log_end, None
+        after = listing.segments[at + 1]
+        end = after.header.prev_end if after.header is not None else after.base
+        return listing.segments[at], end, after.base
+
+    def note(self, base: int, position: int, offsets: Sequence[int]) -> None:
+        """A group begins at `position` of segment `base`, with these next offsets."""
+        marks = self._marks.setdefault(base, [])
+        if not marks or position >= marks[-1].position + _MARK_BYTES:
+            marks.append(_Mark(position, tuple(offsets)))
+
+    def position_of(self, partition: int, offset: int, log_end: int) -> int:
+        """Position of the group that holds (partition, offset), or of the next later one of that partition.
+
+        `log_end` if there is none. Reads the headers of at most a segment of history.
+        """
+        listing = self._listing
+        position: int | None = self.start
+        for segment in listing.segments:
+            header = segment.header
+            if header is not None and header.offsets[partition] <= offset:
+                position = segment.base
+        while position is not None and (place := self.find(position, log_end)) is not None:
+            segment, end, position = place
+            found = self._search(segment, end, partition, offset)
+            if found is not None:
+                return found
+        return log_end
+
+    def _search(self, segment: Segment, end: int, partition: int, offset: int) -> int | None:
+        marks = self._marks.get(segment.base) or []
+        start = segment.base
+        offsets = list(segment.header.offsets) if segment.header is not None else None
+        for mark in marks:
+            if mark.offsets[partition] > offset:
+                break
+            start, offsets = mark.position, list(mark.offsets)
+        file = self._disk.open(segment.path)
+        try:
+            return self._walk(segment, file, (start, end), offsets, (partition, offset))
+        finally:
+            file.close()
+
+    def _walk(
+        self, segment: Segment, file: File, span: tuple[int, int], offsets: list[int] | None, wanted: tuple[int, int]
+    ) -> int | None:
+        epoch = segment.header.epoch if segment.header is not None else None
+        walker = Walker(file, segment.base, log_low=self.log_low, epoch=epoch, bodies=False)
+        for group in walker.walk(*span, chain=None, open_end=False):
+            if isinstance(group, Gap):
+                continue
+            if offsets is not None:
+                self.note(segment.base, group.position, offsets)
+            for header in group.headers:
+                if header.partition == wanted[0] and header.offset >= wanted[1]:
+                    return group.position
+                if offsets is not None:
+                    offsets[header.partition] = header.offset + 1
+        return None

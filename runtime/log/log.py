@@ -1,0 +1,353 @@
+"""The durable log as the rest of the program sees it: open, commit, consumers, cursors, close."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import attrs
+
+from runtime.actor import Offload, offload_to_thread
+from runtime.disk_port import Disk
+from runtime.entropy import Entropy
+from runtime.errors import ConfigError, InvariantViolation, LogError, LogFull, LogSyncFailed
+from runtime.log.checksum import check_native
+from runtime.log.cursor import DIRECTORY as CURSORS
+from runtime.log.cursor import NO_SPACE, CursorFile
+from runtime.log.index import Catalog
+from runtime.log.meta import Meta, WriterLock, load_meta, store_meta, take_lock
+from runtime.log.reader import Reader
+from runtime.log.recovery import Damage, Recovery, log_low, repair_suspect
+from runtime.log.scan import Gap
+from runtime.log.schemas import Schemas, open_schemas
+from runtime.log.segment import (
+    FORMAT_VERSION,
+    HEADER_BYTES,
+    PARTITIONS_MAX,
+    Segment,
+    load_segment,
+    segment_base,
+)
+from runtime.log.tail import LogConsumer
+from runtime.log.types import Appended, Group, GroupDraft, ProducerState
+from runtime.log.writer import Writer, write_suspect
+
+_DAMAGE_MAX = 1000
+"""Damaged ranges remembered; the count goes on."""
+
+
+@attrs.frozen(kw_only=True)
+class LogSettings:
+    """Table `log` of the configuration, as far as the log itself needs it."""
+
+    partitions: int = 4
+    """Live partitions, n; there are as many for history. Fixed when the log is made."""
+    segment_bytes: int = 64 << 20
+    """Length of a segment file, preallocated; a larger group gets a segment of its own."""
+    tail_bytes: int = 16 << 20
+    """Fresh groups remembered per consumer at the head; one that is further behind reads files."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class Log:
+    """One log directory, locked for writing. Made by the tree, lent to the buffer (commit) and to consumers."""
+
+    log_id: str
+    partitions: int
+    """n, as configured; offsets exist for 2n."""
+    damage: list[Damage] = attrs.field(factory=list)
+    """Durable ranges found rotten since the start: lost, to be fetched again."""
+    torn: list[Damage] = attrs.field(factory=list)
+    """Unacknowledged tails that recovery cut off."""
+    _disk: Disk
+    _directory: Path
+    _settings: LogSettings
+    _wall_ns: Callable[[], int]
+    _offload: Offload
+    _lock: WriterLock
+    _meta: Meta
+    _schemas: Schemas
+    _catalog: Catalog = attrs.field(init=False)
+    _writer: Writer = attrs.field(init=False)
+    _consumers: list[LogConsumer] = attrs.field(factory=list)
+    _broken: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        self._catalog = Catalog(self._disk, log_low(self.log_id))
+        self._writer = self._recover()
+
+    @classmethod
+    def open(  # noqa: PLR0913  (every seam by name; called in one place)
+        cls,
+        disk: Disk,
+        directory: Path | str,
+        *,
+        settings: LogSettings,
+        schemas: dict[str, bytes],
+        wall_ns: Callable[[], int],
+        entropy: Entropy,
+        offload: Offload = offload_to_thread,
+    ) -> Log:
+        """Lock, recover, and be ready to write; made when the directory is empty. Blocking: in a worker thread.
+
+        Raises: ConfigError (in use, changed partitions, newer format, missing segment, not writable),
+        LogFull (no room for a segment), LogSyncFailed (the disk fails: exit 74).
+        """
+        check_native()
+        folder = Path(directory)
+        if not 0 < settings.partitions <= PARTITIONS_MAX:
+            raise ConfigError(f"log.partitions = {settings.partitions}: must be 1 to {PARTITIONS_MAX}")
+        try:
+            disk.make_directory(folder)
+            lock = take_lock(disk, folder)
+        except OSError as error:
+            raise _explain(error, disk, folder) from error
+        try:
+            meta = _open_meta(disk, folder, settings, wall_ns, entropy)
+            known = open_schemas(disk, folder, schemas)
+            return cls(
+                log_id=meta.log_id,
+                partitions=meta.partitions,
+                disk=disk,
+                directory=folder,
+                settings=settings,
+                wall_ns=wall_ns,
+                offload=offload,
+                lock=lock,
+                meta=meta,
+                schemas=known,
+            )
+        except OSError as error:
+            lock.release()
+            raise _explain(error, disk, folder) from error
+        except BaseException:
+            lock.release()
+            raise
+
+    # --- what is in it
+
+    @property
+    def partitions_total(self) -> int:
+        """2n."""
+        return 2 * self.partitions
+
+    @property
+    def start_position(self) -> int:
+        """Position of the oldest kept frame."""
+        return self._catalog.start
+
+    @property
+    def end_position(self) -> int:
+        """durable_upto: everything below it is synced, no reader passes it."""
+        return self._writer.positions.position
+
+    @property
+    def segments(self) -> int:
+        """Segment files."""
+        return len(self._catalog.segments)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of frames and headers kept (the current segment is preallocated beyond them)."""
+        return self.end_position - self.start_position + HEADER_BYTES * self.segments
+
+    @property
+    def records_accepted(self) -> int:
+        """Rows ever accepted, of all kinds."""
+        return sum(self.rows_by_kind.values())
+
+    @property
+    def rows_by_kind(self) -> dict[str, int]:
+        """Rows ever accepted per kind."""
+        return dict(self._writer.positions.rows)
+
+    @property
+    def last_stamp_ns(self) -> int:
+        """Stamp of the newest group."""
+        return self._writer.positions.stamp_ns
+
+    def log_end_offset(self, partition: int) -> int:
+        """The next offset of a partition."""
+        return self._writer.positions.offsets[partition]
+
+    def producer(self, name: str) -> ProducerState:
+        """Last sequence and position of a producer, durable."""
+        return self._writer.positions.producers.get(name, ProducerState())
+
+    def producers(self) -> dict[str, ProducerState]:
+        """All of them."""
+        return dict(self._writer.positions.producers)
+
+    def position_of(self, partition: int, offset: int) -> int:
+        """Position of the group that holds (partition, offset), the end if there is none yet."""
+        if offset >= self.log_end_offset(partition):
+            return self.end_position
+        return self._catalog.position_of(partition, offset, self.end_position)
+
+    # --- writing: one worker thread
+
+    def commit(self, drafts: Sequence[GroupDraft]) -> tuple[list[Appended], list[Group]]:
+        """Make drafts durable: answers in the order of the drafts, and the new groups for `offer`. Blocking.
+
+        Raises: InvariantViolation (a draft breaks a rule; nothing was written), LogFull (try again later with the
+        same drafts), LogSyncFailed (the process must end: exit 74), LogError (`reopen` first).
+        """
+        if self._broken:
+            raise LogError(f"{self._directory}: a commit died half way; reopen before the next one")
+        self._broken = True
+        try:
+            result = self._writer.commit(drafts)
+        except (LogFull, InvariantViolation):
+            self._broken = False
+            raise
+        self._broken = False
+        return result
+
+    @property
+    def needs_reopen(self) -> bool:
+        """True after a commit that did not end: the tail must be recovered before the next one."""
+        return self._broken
+
+    def reopen(self) -> None:
+        """Recover the tail in place, under a new epoch; consumers go on. Blocking. Raises as `open` does."""
+        if self._writer.suspect:
+            raise LogSyncFailed(f"{self._directory}: a sync failed in this process; only a new one may go on")
+        self._writer.close()
+        try:
+            self._writer = self._recover()
+        except OSError as error:
+            raise _explain(error, self._disk, self._directory) from error
+        self._broken = False
+
+    def offer(self, groups: Sequence[Group]) -> None:
+        """Give fresh groups to the consumers at the head. On the Trio thread, never blocks.
+
+        An empty offer wakes those who wait (after a commit that failed in part).
+        """
+        for consumer in tuple(self._consumers):
+            consumer.offer(groups)
+
+    # --- reading
+
+    def consumer(
+        self, name: str, *, partitions: frozenset[int] | None = None, offload: Offload | None = None
+    ) -> LogConsumer:
+        """A named reader at the oldest frame; `partitions` None = all. A consumer of the same name is replaced."""
+        for old in tuple(self._consumers):
+            if old.name == name:
+                old.close()
+        consumer = LogConsumer(
+            name,
+            self,
+            self.reader(),
+            offload or self._offload,
+            partitions,
+            self._settings.tail_bytes,
+            self._forget_consumer,
+            self.start_position,
+        )
+        self._consumers.append(consumer)
+        return consumer
+
+    def reader(self) -> Reader:
+        """A blocking reader of the files."""
+        return Reader(self._disk, self._catalog, self._schemas, log_id=self.log_id, on_gap=self._on_gap)
+
+    def cursor(self, name: str) -> CursorFile:
+        """The durable cursor of a consumer."""
+        self._disk.make_directory(self._directory / CURSORS)
+        return CursorFile(self._disk, self._directory, name, log_id=self.log_id, partitions_total=self.partitions_total)
+
+    def close(self) -> None:
+        """Write the positions, release files and lock. Blocking; never raises for a failing disk."""
+        try:
+            if not self._broken and not self._writer.suspect:
+                self._writer.store_positions()
+        except OSError as error:
+            write_suspect(self._disk, self._directory, what="positions", durable_upto=self.end_position, error=error)
+        finally:
+            self._writer.close()
+            for consumer in tuple(self._consumers):
+                consumer.close()
+            self._lock.release()
+
+    # --- inside
+
+    def _recover(self) -> Writer:
+        repair_suspect(self._disk, self._directory, self.log_id)
+        recovery = Recovery(
+            disk=self._disk,
+            directory=self._directory,
+            log_id=self.log_id,
+            partitions_total=2 * self._meta.partitions,
+            schemas=self._schemas,
+            start_position=self._meta.start_position,
+        )
+        found = recovery.run()
+        self.damage += found.damage[: _DAMAGE_MAX - len(self.damage)]
+        self.torn += found.torn
+        self._lock.begin_epoch(found.epoch)
+        self._catalog.replace(found.segments)
+        writer = Writer(
+            disk=self._disk,
+            directory=self._directory,
+            catalog=self._catalog,
+            schemas=self._schemas,
+            positions=found.positions,
+            lock=self._lock,
+            segment_bytes=self._settings.segment_bytes,
+            wall_ns=self._wall_ns,
+            last_end=found.last_end,
+        )
+        writer.start_segment()
+        return writer
+
+    def _on_gap(self, segment: Segment, gap: Gap) -> None:
+        """A reader met rot. (Called in worker threads; appending to a list is atomic.)"""
+        damage = Damage(segment=segment.path.name, position=gap.position, end_position=gap.end, reason=gap.reason)
+        if damage not in self.damage and len(self.damage) < _DAMAGE_MAX:
+            self.damage.append(damage)
+
+    def _forget_consumer(self, consumer: LogConsumer) -> None:
+        if consumer in self._consumers:
+            self._consumers.remove(consumer)
+
+
+def _open_meta(
+    disk: Disk, directory: Path, settings: LogSettings, wall_ns: Callable[[], int], entropy: Entropy
+) -> Meta:
+    """META as found, rebuilt from a segment's header if it is damaged, or new in an empty directory."""
+    meta = load_meta(disk, directory)
+    if meta is None:
+        bases = [(base, name) for name in disk.names(directory) if (base := segment_base(name)) is not None]
+        headers = [load_segment(disk, directory / name, base).header for base, name in sorted(bases)]
+        header = next((h for h in headers if h is not None), None)
+        if bases and header is None:
+            raise ConfigError(f"{directory}: META is missing or damaged, and no segment's header can replace it")
+        meta = Meta(
+            log_id=header.log_id if header else entropy.new_id(),
+            version=FORMAT_VERSION,
+            partitions=len(header.offsets) // 2 if header else settings.partitions,
+            created_ns=header.created_ns if header else wall_ns(),
+            start_position=min(bases)[0] if bases else 0,
+        )
+        store_meta(disk, directory, meta)
+    if meta.partitions != settings.partitions:
+        raise ConfigError(
+            f"log.partitions = {settings.partitions}, but the log in {directory} was made with {meta.partitions}, "
+            f"which is fixed for ever: set log.partitions = {meta.partitions}, or use a new data_dir"
+        )
+    return meta
+
+
+def _explain(error: OSError, disk: Disk, directory: Path) -> Exception:
+    """What an error at start means: surroundings a person must mend, a full disk, or a failing one."""
+    if error.errno in NO_SPACE:
+        return LogFull(f"{directory}: {error.strerror}")
+    if error.errno == errno.EIO:
+        write_suspect(disk, directory, what="start", durable_upto=0, error=error)
+        return LogSyncFailed(
+            f"{directory}: {error.strerror} ({error.filename}); see the kernel's messages of this disk"
+        )
+    return ConfigError(f"data directory {directory}: {error.strerror}: {error.filename}")

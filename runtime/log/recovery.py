@@ -1,0 +1,319 @@
+"""What is found at start: which frames are durable, what is torn, what is rotten, what is missing.
+
+Mode: "point in time for the unacknowledged tail, absolute below it". A bad group at or above everything known to be
+synced was never acknowledged: it is cut off (torn). A bad group below it is corrupt: it stays where it is, is
+stepped over and named, and its neighbours stay. After any start the old tail is sealed and writing goes on in a new
+segment of a new epoch, so old bytes behind the cut can never line up with new frames.
+
+Evidence for "synced": `durable_upto` of every later frame, the positions file, every cursor (no reader passes
+`durable_upto`), and the beginning of the last segment (it is made after everything before it was synced).
+
+Each step is synced before the next and may be repeated: a crash during recovery is recovered like any other.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import attrs
+
+from runtime.disk_port import Disk, File, write_fully
+from runtime.errors import ConfigError
+from runtime.log.cursor import read_cursors
+from runtime.log.frame import FIXED_BYTES
+from runtime.log.positions import Positions, PositionsFile
+from runtime.log.scan import Gap, Span, Walker
+from runtime.log.schemas import Schemas
+from runtime.log.segment import HEADER_BYTES, Segment, load_segment, segment_base
+
+QUARANTINE = "quarantine"
+SUSPECT = "SUSPECT"
+
+
+@attrs.frozen(kw_only=True)
+class Damage:
+    """Durable frames that do not check: they count as lost and must be fetched again from elsewhere."""
+
+    segment: str
+    position: int
+    end_position: int
+    reason: str
+
+
+@attrs.define(kw_only=True)
+class Recovered:
+    """The state to go on from."""
+
+    positions: Positions
+    segments: list[Segment]
+    """All of them, the last one sealed."""
+    last_end: int = 0
+    """Where the last segment's frames end (the new segment's `prev_end`)."""
+    epoch: int = 0
+    """Highest one seen."""
+    damage: list[Damage] = attrs.field(factory=list)
+    torn: list[Damage] = attrs.field(factory=list)
+    """Tails cut off: never acknowledged."""
+
+
+@attrs.define(kw_only=True)
+class Recovery:
+    """One pass over a log directory that is locked by us. Raises ConfigError, OSError."""
+
+    disk: Disk
+    directory: Path
+    log_id: str
+    partitions_total: int
+    schemas: Schemas
+    start_position: int
+
+    @property
+    def _log_low(self) -> int:
+        return log_low(self.log_id)
+
+    def run(self) -> Recovered:
+        """Repair what a crash left and say where to go on."""
+        self._remove_leftovers()
+        segments = list_segments(self.disk, self.directory, self.log_id)
+        check_contiguous(self.directory, segments, self.start_position)
+        snapshot = PositionsFile(self.disk, self.directory).load(self.log_id, self.partitions_total)
+        found = Recovered(positions=self._beginning(segments), segments=segments)
+        found.epoch = max((s.header.epoch for s in segments if s.header is not None), default=0)
+        evidence = self._evidence(segments, snapshot)
+        if not segments and evidence > self.start_position:
+            raise ConfigError(
+                f"{self.directory}: the log is durable up to position {evidence}, but all its segments are missing: "
+                "put them back"
+            )
+        spans, end = self._last_segment(found, evidence) if segments else ([], self.start_position)
+        if snapshot is not None and (not segments or snapshot.position >= segments[0].base):
+            found.positions = snapshot
+        if found.positions.position < end:
+            self._fold(found, spans, end)
+        if end < evidence:
+            self._lost_end(found, end, evidence)
+        found.last_end = end
+        return found
+
+    def _remove_leftovers(self) -> None:
+        for name in self.disk.names(self.directory):
+            if name.endswith((".seg.new", ".tmp")):
+                self.disk.unlink(self.directory / name)
+
+    def _beginning(self, segments: list[Segment]) -> Positions:
+        offsets = [0] * self.partitions_total
+        if segments and segments[0].header is not None:
+            offsets = list(segments[0].header.offsets)
+        return Positions(log_id=self.log_id, offsets=offsets, position=segments[0].base if segments else 0)
+
+    def _evidence(self, segments: list[Segment], snapshot: Positions | None) -> int:
+        """Highest position known synced, not counting what frames say."""
+        marks = [self.start_position, *(s.base for s in segments[-1:])]
+        if snapshot is not None:
+            marks.append(snapshot.position)
+        marks += [cursor.position for cursor in read_cursors(self.disk, self.directory, self.log_id).values()]
+        return max(marks)
+
+    # --- the last segment: the only one that can be torn
+
+    def _last_segment(self, found: Recovered, evidence: int) -> tuple[list[Span], int]:
+        """Its good groups and where they end; cuts and seals the file."""
+        segment = found.segments[-1]
+        file = self.disk.open(segment.path, write=True)
+        try:
+            size = file.size()
+            limit = segment.base + max(0, size - HEADER_BYTES)
+            chain = segment.header.chain if segment.header is not None else None
+            walked = list(self._walker(segment, file).walk(segment.base, limit, chain=chain, open_end=True))
+            spans, gaps, torn = judge(walked, evidence)
+            end = max([segment.base, *(span.end for span in spans), *(gap.end for gap in gaps)])
+            found.damage += [_damage(segment, gap) for gap in gaps]
+            for gap in gaps:
+                self._quarantine(segment, file, gap, "frame")
+            if torn is not None:
+                found.torn.append(_damage(segment, torn))
+                self._quarantine(segment, file, torn, "torn")
+            self._seal(file, HEADER_BYTES + end - segment.base)
+        finally:
+            file.close()
+        return spans, end
+
+    def _walker(self, segment: Segment, file: File, *, bodies: bool = True) -> Walker:
+        epoch = segment.header.epoch if segment.header is not None else None
+        return Walker(file, segment.base, log_low=self._log_low, epoch=epoch, bodies=bodies)
+
+    def _seal(self, file: File, size: int) -> None:
+        if file.size() != size:
+            file.truncate(size)
+        file.sync()  # also makes frames durable that a killed writer had written and not synced
+
+    def _quarantine(self, segment: Segment, file: File, gap: Gap, kind: str) -> None:
+        """Keep the bytes for a person to look at, before anything is cut."""
+        data = file.pread(gap.end - gap.position, HEADER_BYTES + gap.position - segment.base).rstrip(b"\0")
+        folder = self.directory / QUARANTINE
+        self.disk.make_directory(folder)
+        name = f"{gap.position:020d}.{kind}"
+        if self.disk.exists(folder / name):
+            return
+        self.disk.write_atomic(folder / name, data)
+        line = f"{name} {segment.path.name} [{gap.position}, {gap.end}) {gap.reason}\n".encode()
+        index = folder / "index"
+        before = self.disk.read_bytes(index) if self.disk.exists(index) else b""
+        self.disk.write_atomic(index, before + line)
+
+    # --- the state behind the last good frame
+
+    def _fold(self, found: Recovered, spans: list[Span], end: int) -> None:
+        """Headers from the snapshot on."""
+        positions = found.positions
+        for segment, after in itertools.pairwise(found.segments):
+            stop = after.header.prev_end if after.header is not None else after.base
+            if positions.position < stop:
+                self._enter(found, segment)
+                self._fold_segment(found, segment, max(segment.base, positions.position), stop)
+        self._enter(found, found.segments[-1])
+        for span in spans:
+            if span.position >= positions.position:
+                self._bridge(found, span.position)
+                positions.fold(span, self.schemas)
+        self._bridge(found, end)
+
+    def _enter(self, found: Recovered, segment: Segment) -> None:
+        """A segment's header says which offsets came next at its beginning, whatever was lost before it."""
+        if segment.header is not None and found.positions.position <= segment.base:
+            found.positions.offsets = list(segment.header.offsets)
+            found.positions.position = segment.base
+            found.positions.chain = segment.header.chain
+
+    def _fold_segment(self, found: Recovered, segment: Segment, start: int, stop: int) -> None:
+        file = self.disk.open(segment.path)
+        try:
+            walker = self._walker(segment, file, bodies=False)
+            for item in walker.walk(start, stop, chain=None, open_end=False):
+                if isinstance(item, Gap):
+                    found.damage.append(_damage(segment, item))
+                else:
+                    self._bridge(found, item.position)
+                    found.positions.fold(item, self.schemas)
+        finally:
+            file.close()
+
+    def _bridge(self, found: Recovered, position: int) -> None:
+        """Step over lost bytes: at most so many frames, of whatever partition, were in them."""
+        missing = position - found.positions.position
+        if missing > 0:
+            found.positions.skip_lost(missing // FIXED_BYTES + 1, position)
+
+    def _lost_end(self, found: Recovered, end: int, evidence: int) -> None:
+        """The files end before what was durable: name the loss and never give its offsets out again."""
+        upto = max(evidence, found.positions.position)
+        name = found.segments[-1].path.name
+        reason = "the end of the log is missing"
+        found.damage.append(Damage(segment=name, position=end, end_position=upto, reason=reason))
+        self._bridge(found, upto)
+
+
+def judge(walked: list[Span | Gap], evidence: int) -> tuple[list[Span], list[Gap], Gap | None]:
+    """(good groups, corrupt ranges, the torn tail) of the last segment; pure.
+
+    `evidence`: highest position known synced from elsewhere. Everything from the first torn group on is void, also
+    what checks: before a sync, writes may reach the disk in any order.
+    """
+    for item in walked:
+        upto = item.durable_upto if isinstance(item, Gap) else max(h.durable_upto for h in item.headers)
+        evidence = max(evidence, upto)
+    spans: list[Span] = []
+    gaps: list[Gap] = []
+    for item in walked:
+        if isinstance(item, Span):
+            spans.append(attrs.evolve(item, bodies=()))
+        elif item.position >= evidence:
+            return spans, gaps, attrs.evolve(item, end=walked[-1].end)
+        elif item is walked[-1] and item.end > evidence:  # nothing good behind it: rot up to here, never written beyond
+            gaps.append(attrs.evolve(item, end=evidence))
+            return spans, gaps, attrs.evolve(item, position=evidence)
+        else:
+            gaps.append(item)
+    return spans, gaps, None
+
+
+def _damage(segment: Segment, gap: Gap) -> Damage:
+    return Damage(segment=segment.path.name, position=gap.position, end_position=gap.end, reason=gap.reason)
+
+
+def log_low(log_id: str) -> int:
+    """Low 64 bits of a log_id."""
+    return int(log_id[16:], 16)
+
+
+def list_segments(disk: Disk, directory: Path, log_id: str) -> list[Segment]:
+    """All segment files in order. Raises ConfigError for one of another log or of a newer format."""
+    found = []
+    for name in disk.names(directory):
+        base = segment_base(name)
+        if base is not None:
+            segment = load_segment(disk, directory / name, base)
+            if segment.header is not None and segment.header.log_id != log_id:
+                raise ConfigError(
+                    f"{segment.path} belongs to log {segment.header.log_id}, not to {log_id}: move it away"
+                )
+            found.append(segment)
+    return sorted(found, key=lambda s: s.base)
+
+
+def check_contiguous(directory: Path, segments: list[Segment], start_position: int) -> None:
+    """Raises ConfigError naming a segment that is missing."""
+    if segments and segments[0].base > start_position:
+        raise ConfigError(
+            f"{directory}: the log begins at {start_position}, but its first segment is {segments[0].path.name}: "
+            "put the missing segment back"
+        )
+    for before, after in itertools.pairwise(segments):
+        if after.header is not None and after.header.prev_base != before.base:
+            raise ConfigError(
+                f"{directory}: the segment with base {after.header.prev_base} is missing between {before.path.name} "
+                f"and {after.path.name}: put it back"
+            )
+
+
+def repair_suspect(disk: Disk, directory: Path, log_id: str) -> bool:
+    """After an fsync error: copy what checks of the last segment into a new file, and trust only that.
+
+    The page cache may show bytes that are not on the disk, and a second fsync of the old file would say "fine".
+    Returns True if the marker was there.
+    """
+    if not disk.exists(directory / SUSPECT):
+        return False
+    segments = list_segments(disk, directory, log_id)
+    if segments:
+        segment = segments[-1]
+        file = disk.open(segment.path)
+        try:
+            epoch = segment.header.epoch if segment.header is not None else None
+            walker = Walker(file, segment.base, log_low=log_low(log_id), epoch=epoch, bodies=True)
+            limit = segment.base + max(0, file.size() - HEADER_BYTES)
+            end = segment.base
+            for item in walker.walk(segment.base, limit, chain=None, open_end=True):
+                end = item.end
+            _copy(disk, file, segment.path, HEADER_BYTES + end - segment.base)
+        finally:
+            file.close()
+    disk.unlink(directory / SUSPECT)
+    disk.sync_directory(directory)
+    return True
+
+
+def _copy(disk: Disk, file: File, path: Path, size: int) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    copy = disk.open(temporary, write=True, create=True)
+    try:
+        copy.truncate(0)
+        chunk = 4 << 20
+        for at in range(0, size, chunk):
+            write_fully(copy, [file.pread(min(chunk, size - at), at)], at)
+        copy.sync()
+    finally:
+        copy.close()
+    disk.rename(temporary, path)
+    disk.sync_directory(path.parent)
