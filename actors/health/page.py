@@ -1,0 +1,149 @@
+"""The status page as HTML: no script, no asset, refreshes itself; every text from outside is escaped. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from html import escape
+from typing import Any
+
+REFRESH_S = 2
+_STYLE = """
+body{font:15px/1.45 system-ui,sans-serif;margin:0 auto;max-width:62rem;padding:1rem;color:#1b1f24;background:#fff}
+h1{font-size:1.3rem;margin:.2rem 0}h2{font-size:1rem;margin:1.4rem 0 .3rem}
+table{border-collapse:collapse;width:100%}td,th{padding:.25rem .6rem .25rem 0;text-align:left;vertical-align:top;
+border-bottom:1px solid #d8dee4}th{font-weight:600;color:#57606a}
+td.n{text-align:right;font-variant-numeric:tabular-nums}
+.s{display:inline-block;padding:.1rem .6rem;border-radius:1rem;color:#fff;font-weight:600}
+.healthy{background:#1a7f37}.degraded{background:#9a6700}.unhealthy{background:#cf222e}
+.bar{background:#d8dee4;border-radius:4px;height:.6rem;min-width:8rem;overflow:hidden}.bar i{display:block;height:100%;
+background:#1a7f37}pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f6f8fa;padding:.6rem;margin:0}
+small{color:#57606a}
+@media(prefers-color-scheme:dark){body{background:#0d1117;color:#e6edf3}td,th{border-color:#30363d}
+.bar{background:#30363d}pre{background:#161b22}th,small{color:#8d96a0}}
+"""
+
+
+def page(status: Mapping[str, Any]) -> str:
+    """The page for one `report`."""
+    word = status["status"]
+    reasons = "".join(f"<li>{escape(str(reason))}</li>" for reason in status["reasons"])
+    parts = [
+        f"<h1>{escape(status['service'])} <span class='s {escape(word)}'>{escape(word)}</span></h1>",
+        f"<small>now {escape(status['now'])}, running since {escape(status['started'])}, version "
+        f"{escape(status['version'])}</small>",
+        f"<ul>{reasons}</ul>" if reasons else "",
+        _jobs(status),
+        _consumers(status),
+        _dependencies(status),
+        _log(status),
+        _tree(status),
+        _endpoints(status),
+        _events(status),
+        "<p><small><a href='/healthz'>healthz</a> · <a href='/api/status'>status as JSON</a> · "
+        "<a href='/metrics'>metrics</a></small></p>",
+    ]
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        f"<meta http-equiv='refresh' content='{REFRESH_S}'>"
+        "<meta name='viewport' content='width=device-width,initial-scale=1'>"
+        f"<title>{escape(word)}: {escape(status['service'])}</title><style>{_STYLE}</style></head><body>"
+        + "\n".join(parts)
+        + "</body></html>"
+    )
+
+
+def _table(title: str, heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Cells are HTML already."""
+    body = "".join("<tr>" + "".join(cells) + "</tr>" for cells in rows)
+    if not body:
+        return ""
+    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+    return f"<h2>{escape(title)}</h2><table><tr>{head}</tr>{body}</table>"
+
+
+def _text(value: object) -> str:
+    return f"<td>{escape(str(value))}</td>"
+
+
+def _number(value: object) -> str:
+    return f"<td class='n'>{escape(f'{value:,}' if isinstance(value, int) else str(value))}</td>"
+
+
+def _bar(done: float) -> str:
+    percent = f"{100 * min(1.0, max(0.0, done)):.1f}"
+    return f"<td><div class='bar' title='{percent} %'><i style='width:{percent}%'></i></div>{percent} %</td>"
+
+
+def _jobs(status: Mapping[str, Any]) -> str:
+    rows = (
+        [
+            _text(f"{job['symbol']} {job['kind']}"),
+            _text(f"{job['from']} … {job['to']}"),
+            _bar(job["done"]),
+            _number(job["rows"]),
+            _text(job["error"] or ("done" if job["finished"] else "")),
+        ]
+        for _, job in sorted(status["jobs"].items())
+    )
+    return _table("History", ("what", "from … to", "durable", "rows", ""), rows)
+
+
+def _consumers(status: Mapping[str, Any]) -> str:
+    end = (status["log"] or {}).get("end_position", 0)
+    rows = (
+        [
+            _text(name),
+            _bar(consumer["verified_position"] / end if end else 1.0),
+            _number(consumer["lag_records"]),
+            _number(consumer["records_stored"]),
+        ]
+        for name, consumer in sorted(status["consumers"].items())
+    )
+    return _table("Readers of the log", ("who", "verified", "rows behind", "rows stored"), rows)
+
+
+def _dependencies(status: Mapping[str, Any]) -> str:
+    rows = (
+        [_text(name), _text(d["state"]), _text(f"since {d['since']}"), _text(d["reason"])]
+        for name, d in sorted(status["dependency_details"].items())
+    )
+    return _table("Dependencies", ("what", "", "", ""), rows)
+
+
+def _log(status: Mapping[str, Any]) -> str:
+    log = status["log"]
+    if log is None:
+        return ""
+    left = log["seconds_until_loss"]
+    cells = [
+        _text(log["log_id"]),
+        _number(log["records_accepted"]),
+        _number(log["bytes"]),
+        _number(log["segments"]),
+        _text("" if left is None else f"{left:,.0f} s until it is full"),
+    ]
+    return _table("Durable log", ("id", "rows accepted", "bytes", "files", ""), [cells])
+
+
+def _tree(status: Mapping[str, Any]) -> str:
+    rows = (
+        [
+            f"<td style='padding-left:{1.2 * child['path'].count('/'):.1f}rem'>"
+            f"{escape(child['path'].rpartition('/')[2])}</td>",
+            _text(child["state"]),
+            _number(child["restarts"]),
+            _text(child["last_exit"]),
+        ]
+        for child in status["tree"]
+    )
+    return _table("Supervision tree", ("who", "state", "restarts", "last end"), rows)
+
+
+def _endpoints(status: Mapping[str, Any]) -> str:
+    rows = ([_text(name), _text(url)] for name, url in sorted(status["endpoints"].items()))
+    return _table("Endpoints", ("what", "address"), rows)
+
+
+def _events(status: Mapping[str, Any]) -> str:
+    lines = "\n".join(escape(str(event)) for event in reversed(status["events"]))
+    return f"<h2>Recent events</h2><pre>{lines}</pre>" if lines else ""

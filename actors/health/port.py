@@ -1,0 +1,29 @@
+"""What the HTTP server asks of the rest: to take on a backfill. The tree gives the implementation."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class BackfillRequest:
+    """History that somebody wants; [from_ns, to_ns) in ns UTC, whole minutes."""
+
+    symbols: tuple[str, ...]
+    kinds: tuple[str, ...]
+    from_ns: int
+    to_ns: int
+    refetch: bool
+
+
+class SubmitBackfill(Protocol):
+    """Takes on a backfill."""
+
+    async def __call__(self, request: BackfillRequest) -> str:
+        """Make the job durable, tell the downloader, return its id. Bounded in time.
+
+        Raises: NotConnected when it cannot take on any more now, ConfigError when the request cannot be meant.
+        """
+        ...

@@ -1,0 +1,63 @@
+"""Everything the process knows of itself as one JSON object: /api/status, `pipeline status`, the page. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from actors.health.probes import Probes
+from runtime.board import Board
+from runtime.clock import Clock, format_ns
+from runtime.mailbox import Mailbox
+from runtime.settings import redact_dsn
+
+EVENTS_MAX = 50
+
+
+@attrs.frozen(kw_only=True)
+class About:
+    """What does not change while the process runs."""
+
+    version: str
+    started_ns: int
+    listen: str
+
+
+def report(probes: Probes, about: About, board: Board, clock: Clock) -> dict[str, Any]:
+    """JSON-ready; addresses without passwords."""
+    now_s = clock.monotonic_s()
+    return {
+        **probes.judge(board, now_s).to_json(),
+        "version": about.version,
+        "now": format_ns(clock.wall_ns() // 1_000_000 * 1_000_000),
+        "started": format_ns(about.started_ns // 1_000_000_000 * 1_000_000_000),
+        "listen": about.listen,
+        "log": attrs.asdict(board.log) if board.log is not None else None,
+        "jobs_idle": board.jobs_idle,
+        "jobs": {name: _job(attrs.asdict(job)) for name, job in board.jobs.items()},
+        "consumers": {name: attrs.asdict(consumer) for name, consumer in board.consumers.items()},
+        "dependency_details": {
+            name: {"state": d.state.value, "reason": redact_dsn(d.reason), "since": format_ns(d.since_ns)}
+            for name, d in board.dependencies.items()
+        },
+        "tree": [
+            {**attrs.asdict(child), "progress_age_s": board.progress_age_s(child.path.rpartition("/")[2], now_s)}
+            for child in board.children.values()
+        ],
+        "mailboxes": [_mailbox(inbox) for inbox in probes.inboxes.values()],
+        "endpoints": {name: redact_dsn(url) for name, url in board.endpoints.items()},
+        "facts": dict(board.facts),
+        "events": [redact_dsn(event) for event in list(board.events)[-EVENTS_MAX:]],
+    }
+
+
+def _job(fields: dict[str, Any]) -> dict[str, Any]:
+    span_ns = max(1, fields["to_ns"] - fields["from_ns"])
+    done_ns = span_ns if fields["finished"] else min(max(0, fields["done_to_ns"] - fields["from_ns"]), span_ns)
+    return {**fields, "from": format_ns(fields["from_ns"]), "to": format_ns(fields["to_ns"]), "done": done_ns / span_ns}
+
+
+def _mailbox(inbox: Mailbox[Any]) -> Mapping[str, object]:
+    return attrs.asdict(inbox.statistics())
