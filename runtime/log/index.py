@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import attrs
 
 from runtime.disk_port import Disk, File
-from runtime.log.scan import Gap, Walker
+from runtime.log.scan import Gap, Walker, segment_walker
 from runtime.log.segment import Segment
 
 _MARK_BYTES = 1 << 20
@@ -49,6 +49,10 @@ class Catalog:
     def start(self) -> int:
         """Position of the oldest kept frame."""
         return self._listing.bases[0] if self._listing.bases else 0
+
+    def walker(self, segment: Segment, file: File, *, bodies: bool, chunk: int = 1 << 20) -> Walker:
+        """For the frames of one segment."""
+        return segment_walker(segment, file, self.log_low, bodies=bodies, chunk=chunk)
 
     def replace(self, segments: Sequence[Segment]) -> None:
         """Start over with these."""
@@ -119,8 +123,7 @@ class Catalog:
     def _walk(
         self, segment: Segment, file: File, span: tuple[int, int], offsets: list[int] | None, wanted: tuple[int, int]
     ) -> int | None:
-        epoch = segment.header.epoch if segment.header is not None else None
-        walker = Walker(file, segment.base, log_low=self.log_low, epoch=epoch, bodies=False)
+        walker = self.walker(segment, file, bodies=False)
         for group in walker.walk(*span, chain=None, open_end=False):
             if isinstance(group, Gap):
                 continue

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from runtime.disk_port import Disk, File
 from runtime.errors import InvariantViolation, LogCorrupt
 from runtime.log.index import Catalog
-from runtime.log.scan import Gap, Span, Walker
+from runtime.log.scan import Gap, Span
 from runtime.log.schemas import Schemas
 from runtime.log.segment import Segment
 from runtime.log.types import Frame, Group
@@ -138,21 +138,19 @@ class Reader:
             )
         return min(position, end)
 
-    def _walk(self, segment: Segment, start: int, end: int, bytes_max: int):  # type: ignore[no-untyped-def]
+    def _walk(self, segment: Segment, start: int, end: int, bytes_max: int) -> Iterator[Span | Gap]:
         if self._file is None or self._segment is not segment:
             self.close()
             self._file = self._disk.open(segment.path)
             self._segment = segment
-        epoch = segment.header.epoch if segment.header is not None else None
         chunk = min(_CHUNK_MAX, max(bytes_max, 1 << 16), max(end - start, 1))
-        walker = Walker(self._file, segment.base, log_low=self._catalog.log_low, epoch=epoch, bodies=True, chunk=chunk)
+        walker = self._catalog.walker(segment, self._file, bodies=True, chunk=chunk)
         return walker.walk(start, end, chain=None, open_end=False)
 
     def _gap(self, segment: Segment, gap: Gap) -> None:
         """Damage, unless the caller asked for a position inside a group."""
         assert self._file is not None
-        epoch = segment.header.epoch if segment.header is not None else None
-        walker = Walker(self._file, segment.base, log_low=self._catalog.log_low, epoch=epoch, bodies=False)
+        walker = self._catalog.walker(segment, self._file, bodies=False)
         for span in walker.walk(segment.base, gap.end, chain=None, open_end=False):
             if isinstance(span, Span) and span.position < gap.position < span.end:
                 raise InvariantViolation(

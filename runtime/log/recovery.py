@@ -23,7 +23,7 @@ from runtime.errors import ConfigError
 from runtime.log.cursor import read_cursors
 from runtime.log.frame import FIXED_BYTES
 from runtime.log.positions import Positions, PositionsFile
-from runtime.log.scan import Gap, Span, Walker
+from runtime.log.scan import Gap, Span, Walker, segment_walker
 from runtime.log.schemas import Schemas
 from runtime.log.segment import HEADER_BYTES, Segment, load_segment, segment_base
 
@@ -67,10 +67,6 @@ class Recovery:
     partitions_total: int
     schemas: Schemas
     start_position: int
-
-    @property
-    def _log_low(self) -> int:
-        return log_low(self.log_id)
 
     def run(self) -> Recovered:
         """Repair what a crash left and say where to go on."""
@@ -140,8 +136,7 @@ class Recovery:
         return spans, end
 
     def _walker(self, segment: Segment, file: File, *, bodies: bool = True) -> Walker:
-        epoch = segment.header.epoch if segment.header is not None else None
-        return Walker(file, segment.base, log_low=self._log_low, epoch=epoch, bodies=bodies)
+        return segment_walker(segment, file, log_low(self.log_id), bodies=bodies)
 
     def _seal(self, file: File, size: int) -> None:
         if file.size() != size:
@@ -290,8 +285,7 @@ def repair_suspect(disk: Disk, directory: Path, log_id: str) -> bool:
         segment = segments[-1]
         file = disk.open(segment.path)
         try:
-            epoch = segment.header.epoch if segment.header is not None else None
-            walker = Walker(file, segment.base, log_low=log_low(log_id), epoch=epoch, bodies=True)
+            walker = segment_walker(segment, file, log_low(log_id), bodies=True)
             limit = segment.base + max(0, file.size() - HEADER_BYTES)
             end = segment.base
             for item in walker.walk(segment.base, limit, chain=None, open_end=True):

@@ -19,7 +19,7 @@ from runtime.log.frame import (
     padded,
     unpack_header,
 )
-from runtime.log.segment import HEADER_BYTES
+from runtime.log.segment import HEADER_BYTES, Segment
 
 _RESYNC_CHUNK = 1 << 20
 _ZEROS = bytes(_RESYNC_CHUNK)
@@ -199,6 +199,12 @@ class Walker:
                 return limit
             position += (size - len(MAGIC)) // 8 * 8 if size > 2 * len(MAGIC) + 8 else size
         return limit
+
+
+def segment_walker(segment: Segment, file: File, log_low: int, *, bodies: bool, chunk: int = 1 << 20) -> Walker:
+    """A walker that accepts frames of the segment's own epoch only."""
+    epoch = segment.header.epoch if segment.header is not None else None
+    return Walker(file, segment.base, log_low=log_low, epoch=epoch, bodies=bodies, chunk=chunk)
 
 
 def _misfit(header: FrameHeader, first: FrameHeader, index: int, chain: int | None) -> str:

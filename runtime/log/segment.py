@@ -7,6 +7,7 @@ then renamed, so a file with a final name always had a valid header.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from pathlib import Path
 
@@ -128,6 +129,8 @@ def create_segment(disk: Disk, directory: Path, header: SegmentHeader, *, size: 
         disk.sync_directory(directory)
     except OSError:
         file.close()
+        with contextlib.suppress(OSError):
+            disk.unlink(temporary)  # on a full disk its space is needed
         raise
     return Segment(path=path, base=header.base, header=header), file
 
