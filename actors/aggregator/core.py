@@ -19,7 +19,7 @@ from actors.aggregator.store import DayStore
 from actors.aggregator.views import View, changes, look
 from actors.market.candles import BASES_OF, MINUTES_PER_DAY, NS_PER_MINUTE, TIMEFRAMES, Bars, fold
 from actors.market.coverage import Coverage, coverage_records
-from actors.market.schema import decode
+from actors.market.schema import SCHEMAS, decode
 from runtime.log.types import FrameDraft, Group
 
 PRODUCER = "aggregator"
@@ -128,6 +128,8 @@ def _rows(group: Group, cover: Coverage, *, alone: bool) -> pa.RecordBatch:
             if not alone:
                 batch = batch.filter(pc.equal(batch.column("symbol").cast(pa.string()), cover.symbol))
             parts.append(batch.select([f.name for f in batch.schema if pa.types.is_primitive(f.type)]))
+    if not parts:
+        return pa.RecordBatch.from_pylist([], schema=SCHEMAS[cover.kind])
     rows = parts[0] if len(parts) == 1 else pa.concat_batches(parts)
     ts_ns = rows.column("ts_ns").to_numpy()
     inside = (ts_ns >= cover.from_ns) & (ts_ns < cover.to_ns)

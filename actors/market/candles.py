@@ -52,6 +52,8 @@ class Bars:
     @property
     def vwap(self) -> Floats:
         """Volume-weighted mean price inside [low, high]; NaN where nothing was traded."""
+        if not self.notional.any():
+            return np.full(len(self), np.nan)
         traded = (self.volume > 0) & (self.notional > 0)
         ratio = np.divide(self.notional, self.volume, out=np.full(len(self), np.nan), where=traded)
         return np.asarray(np.clip(ratio, self.low, self.high))

@@ -92,9 +92,11 @@ def exact_sums(values: Floats, starts: Ints) -> Floats:
     A run whose values are no decimals of one scale gets the correctly rounded sum of its doubles. Each run's sum
     depends on that run alone, whatever stands beside it in the batch.
     """
+    if not values.any():  # no sizes at all: quotes
+        return np.zeros(len(starts))
     scale = common_scale(values)
     if scale is not None and float(np.abs(values).sum()) * _POWERS[scale] < _SUM_MAX:
-        return unscaled(np.add.reduceat(scaled(values, scale), starts), scale) if len(starts) else np.zeros(0)
+        return unscaled(np.add.reduceat(scaled(values, scale), starts), scale)
     if len(starts) == 1:
         return np.array([math.fsum(values)])
     alone = np.zeros(1, np.int64)

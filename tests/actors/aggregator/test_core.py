@@ -1,0 +1,292 @@
+"""Slices in, candles out: any order and repetition of slices ends in the candles of what they hold in the end."""
+
+import itertools
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.aggregator import views
+from actors.aggregator.core import Core
+from actors.aggregator.store import DayStore
+from actors.market.candles import TIMEFRAMES
+from actors.market.flags import Flag
+from runtime.disk_memory import MemoryDisk
+from tests.support.aggregator import (
+    BASES,
+    DAY,
+    EUR,
+    HISTORY,
+    HOUR,
+    MINUTE,
+    STATE,
+    T0,
+    MemoryLog,
+    Truth,
+    group_rows,
+    latest,
+    quotes,
+    slice_frames,
+    trades,
+)
+
+
+class Bench:
+    """A core over a log that takes one slice after the other."""
+
+    def __init__(self, **core):
+        self.log, self.truth, self.rows = MemoryLog(), Truth(), []
+        store = DayStore(disk=MemoryDisk(), directory=STATE, log_id="log-1", code=1, days_max=100)
+        store.open(0)
+        self.core = Core(**{"store": store, "timeframes": tuple(TIMEFRAMES), "bases": BASES} | core)
+
+    def take(self, frames):
+        """Rows that this slice caused."""
+        self.log.append(frames)
+        applied = self.core.apply(self.log.groups[-1:], suppressed_to=0)
+        assert applied.consumed == 1
+        found = [row for output in applied.outputs for row in group_rows(output)]
+        assert {row["revision"] for row in found} <= {self.log.groups[-1].stamp_ns}
+        self.rows += found
+        return found
+
+    def slice(self, from_ns, to_ns, ticks, source="polygon"):
+        self.truth.replace(from_ns, to_ns, source, ticks)
+        return self.take(slice_frames(from_ns, to_ns, quotes(ticks, source=source), source=source))
+
+    def check(self):
+        assert latest(self.rows) == self.truth.candles()
+
+
+def every(step_ns, from_ns, to_ns, price=1.3):
+    price = round(price, 2)
+    return [(t, price, round(price + 0.01, 2)) for t in range(from_ns, to_ns, step_ns)]
+
+
+def names(rows):
+    return sorted((row["timeframe"], row["basis"], (row["ts_ns"] - T0) // MINUTE) for row in rows)
+
+
+@st.composite
+def one_slice(draw):
+    """Inside one of four hours around a midnight, on a grid of five minutes; few distinct prices, many ties."""
+    hour = T0 + DAY + draw(st.integers(-2, 1)) * HOUR
+    low = draw(st.integers(0, 11))
+    high = draw(st.integers(low + 1, 12))
+    from_ns, to_ns = hour + 5 * low * MINUTE, hour + 5 * high * MINUTE
+    spots = st.integers(0, (to_ns - from_ns) // (10 * 10**9) - 1).map(lambda n: from_ns + n * 10 * 10**9)
+    price = st.integers(1300, 1303).map(lambda m: m / 1000)
+    ticks = draw(st.lists(st.tuples(spots, price, price), max_size=25))
+    return from_ns, to_ns, sorted(ticks, key=lambda row: row[0]), draw(st.sampled_from(["polygon", "dukascopy"]))
+
+
+@given(st.lists(one_slice(), max_size=8))
+@settings(deadline=None, max_examples=40)
+def test_latest_candles_equal_the_slow_fold_of_what_the_slices_hold_in_the_end(slices):
+    bench = Bench()
+    for one in slices:
+        bench.slice(*one)
+    bench.check()
+
+
+@given(st.lists(one_slice(), min_size=1, max_size=5, unique_by=lambda s: s[0] // HOUR), st.data())
+@settings(deadline=None, max_examples=40)
+def test_any_order_and_repetition_of_disjoint_slices_ends_in_the_same_candles(slices, data):
+    reference = Bench()
+    for one in slices:
+        reference.slice(*one)
+    other = Bench()
+    again = data.draw(st.lists(st.sampled_from(slices), max_size=4))
+    for one in data.draw(st.permutations([*slices, *again])):
+        other.slice(*one)
+    assert latest(other.rows) == latest(reference.rows)
+
+
+def test_a_minute_of_a_slice_is_final_at_once():
+    bench = Bench()
+    found = bench.slice(T0, T0 + 2 * MINUTE, every(10**10, T0, T0 + 2 * MINUTE))
+    assert names(found) == [("1m", b, m) for b in sorted(BASES) for m in (0, 1)]
+    first = next(row for row in found if row["basis"] == "mid")
+    assert first | {"revision": 0} == {
+        "symbol": EUR,
+        "timeframe": "1m",
+        "basis": "mid",
+        "ts_ns": T0,
+        "open": 1.305,
+        "high": 1.305,
+        "low": 1.305,
+        "close": 1.305,
+        "volume": 0.0,
+        "vwap": None,
+        "ticks": 6,
+        "origin": "ticks",
+        "source": "polygon",
+        "final": True,
+        "flags": 0,
+        "revision": 0,
+    }
+
+
+def test_candles_go_to_the_partition_of_their_input():
+    bench = Bench()
+    bench.log.append(slice_frames(T0, T0 + HOUR, quotes(every(MINUTE, T0, T0 + HOUR))))
+    (output,) = bench.core.apply(bench.log.groups, suppressed_to=0).outputs
+    assert {frame.partition for frame in output.frames} == {HISTORY}
+    assert output.input_end == bench.log.end
+
+
+def test_a_whole_day_of_hours_gives_every_timeframe_once():
+    bench = Bench()
+    for hour in range(24):
+        start = T0 + hour * HOUR
+        bench.slice(start, start + HOUR, every(MINUTE, start, start + HOUR, 1.3 + hour / 100))
+    bench.check()
+    counts = {tf: sum(row["timeframe"] == tf for row in bench.rows) for tf in TIMEFRAMES}
+    assert counts == {"1m": 4320, "5m": 864, "15m": 288, "1h": 72, "4h": 18, "1d": 3}
+    assert all(row["final"] for row in bench.rows)
+
+
+def test_a_coarse_candle_waits_for_its_end_and_is_not_final_while_its_start_is_unknown():
+    bench = Bench()
+    half = T0 + 30 * MINUTE
+    assert "1h" not in {row["timeframe"] for row in bench.slice(T0 + 15 * MINUTE, half, every(MINUTE, T0, half)[15:])}
+    found = bench.slice(half, T0 + HOUR, every(MINUTE, half, T0 + HOUR))
+    assert {(row["timeframe"], row["final"], row["ticks"]) for row in found if row["timeframe"] == "1h"} == {
+        ("1h", False, 45)
+    }
+    found = bench.slice(T0, T0 + 15 * MINUTE, [])
+    assert names(found) == [("1h", b, 0) for b in sorted(BASES)], "nothing came but the hour is final now"
+    assert {(row["final"], row["ticks"]) for row in found} == {(True, 45)}
+    bench.check()
+
+
+def test_an_empty_slice_gives_no_candle_but_closes_the_ones_it_ends():
+    bench = Bench()
+    bench.slice(T0, T0 + 3 * MINUTE, every(MINUTE, T0, T0 + 3 * MINUTE))
+    found = bench.slice(T0 + 3 * MINUTE, T0 + 5 * MINUTE, [])
+    assert names(found) == [("5m", b, 0) for b in sorted(BASES)]
+
+
+def test_the_same_slice_again_gives_nothing():
+    bench = Bench()
+    ticks = every(MINUTE, T0, T0 + HOUR)
+    bench.slice(T0, T0 + HOUR, ticks)
+    assert bench.slice(T0, T0 + HOUR, ticks) == []
+    assert bench.slice(T0 + 5 * MINUTE, T0 + 7 * MINUTE, ticks[5:7]) == []
+
+
+def test_a_changed_tick_revises_exactly_the_candles_above_it():
+    bench = Bench()
+    ticks = every(MINUTE, T0, T0 + HOUR)
+    bench.slice(T0, T0 + HOUR, ticks)
+    ticks[7] = (ticks[7][0], 1.2, ticks[7][2])
+    found = bench.slice(T0, T0 + HOUR, ticks)
+    want = [(tf, b, m) for tf, m in (("15m", 0), ("1h", 0), ("1m", 7), ("5m", 5)) for b in ("bid", "mid")]
+    assert names(found) == want
+    bench.check()
+
+
+def test_a_change_that_no_candle_of_an_hour_sees_still_revises_its_minute_only():
+    """The minute's open changes inside the hour's range: 5m, 15m and 1h keep all their columns."""
+    bench = Bench()
+    ticks = [(T0 + i * 10**10, 1.3 + (i % 5) / 100, 1.5) for i in range(360)]
+    bench.slice(T0, T0 + HOUR, ticks)
+    ticks[12], ticks[13] = (ticks[12][0], *ticks[13][1:]), (ticks[13][0], *ticks[12][1:])
+    found = bench.slice(T0, T0 + HOUR, ticks)
+    assert names(found) == [("1m", "bid", 2), ("1m", "mid", 2)]
+
+
+def test_a_vanished_minute_is_said_to_be_gone_and_may_come_back():
+    bench = Bench()
+    ticks = every(MINUTE, T0, T0 + 5 * MINUTE)
+    bench.slice(T0, T0 + 5 * MINUTE, ticks)
+    found = bench.slice(T0, T0 + 5 * MINUTE, ticks[1:])
+    gone = [row for row in found if row["flags"] & Flag.GONE]
+    assert names(gone) == [("1m", b, 0) for b in sorted(BASES)]
+    assert {(row["ticks"], row["volume"], row["final"]) for row in gone} == {(0, 0.0, True)}
+    bench.check()
+    found = bench.slice(T0, T0 + 5 * MINUTE, [])
+    assert sum(row["timeframe"] == "5m" for row in found if row["flags"] & Flag.GONE) == 3
+    bench.check()
+    bench.slice(T0, T0 + 5 * MINUTE, ticks)
+    bench.check()
+
+
+def test_another_vendor_for_a_part_makes_the_coarse_candle_mixed():
+    bench = Bench()
+    ticks = every(MINUTE, T0, T0 + 10 * MINUTE)
+    bench.slice(T0, T0 + 10 * MINUTE, ticks)
+    found = bench.slice(T0, T0 + 2 * MINUTE, ticks[:2], "dukascopy")
+    assert {(row["timeframe"], row["source"]) for row in found} == {("1m", "dukascopy"), ("5m", "mixed")}
+    bench.check()
+
+
+def test_only_asked_timeframes_and_bases_are_put_out():
+    bench = Bench(timeframes=("1h",), bases=("bid",))
+    found = bench.slice(T0, T0 + HOUR, every(MINUTE, T0, T0 + HOUR))
+    assert names(found) == [("1h", "bid", 0)]
+
+
+def test_symbols_and_kinds_do_not_touch_each_other():
+    bench = Bench(bases=("bid", "last"))
+    bench.take(slice_frames(T0, T0 + HOUR, quotes(every(MINUTE, T0, T0 + HOUR))))
+    rows = trades([(T0 + i * MINUTE, 60000.5 + i, 0.1) for i in range(60)])
+    found = bench.take(slice_frames(T0, T0 + HOUR, rows, kind="trades", symbol="X:BTCUSD"))
+    assert {(row["symbol"], row["basis"]) for row in found} == {("X:BTCUSD", "last")}
+    (hour,) = [row for row in found if row["timeframe"] == "1h"]
+    assert (hour["volume"], hour["ticks"], hour["vwap"]) == (6.0, 60, pytest.approx(60030.0))
+    other = slice_frames(T0, T0 + HOUR, quotes(every(MINUTE, T0, T0 + HOUR), symbol="C:USDJPY"), symbol="C:USDJPY")
+    assert {row["symbol"] for row in bench.take(other)} == {"C:USDJPY"}
+
+
+def test_rows_outside_of_their_slice_make_no_candle():
+    bench = Bench()
+    rows = quotes(every(MINUTE, T0, T0 + 10 * MINUTE))
+    found = bench.take(slice_frames(T0, T0 + 5 * MINUTE, rows))
+    assert max(row["ts_ns"] for row in found) == T0 + 4 * MINUTE
+
+
+@pytest.mark.parametrize("status", ["missing", "quarantined", "live"])
+def test_coverage_that_is_no_slice_changes_nothing(status, monkeypatch):
+    bench = Bench()
+    from actors.market import coverage
+
+    real = coverage.Coverage.__init__
+    monkeypatch.setattr(coverage.Coverage, "__init__", lambda self, **k: real(self, **k | {"status": status}))
+    frames = slice_frames(T0, T0 + HOUR, quotes(every(MINUTE, T0, T0 + HOUR)))
+    assert bench.take(frames) == []
+
+
+def test_control_without_the_final_bit_in_the_comparison_an_edge_stays_open_for_ever(monkeypatch):
+    bench = Bench()
+    real = views._same
+
+    def blind(old, i, new, j):
+        return real(old, i, new, j) | (old.bars.ticks[i] == new.bars.ticks[j])
+
+    monkeypatch.setattr(views, "_same", blind)
+    half = T0 + 30 * MINUTE
+    bench.slice(half, T0 + HOUR, every(MINUTE, half, T0 + HOUR))
+    bench.slice(T0, half, [])
+    with pytest.raises(AssertionError):
+        bench.check()
+
+
+@pytest.mark.slow
+def test_a_recorded_week_by_slices_equals_its_ticks_by_the_slow_loop(lean_forex, tick_days):
+    """OANDA's files hour by hour through the core: vendor's minutes, all timeframes against one tick at a time."""
+    feed, bench = lean_forex("oanda"), Bench()
+    want = {}
+    for day in tick_days[:4]:
+        batch = feed.ticks(day)
+        ticks = list(zip(*(batch.column(c).to_pylist() for c in ("ts_ns", "bid", "ask")), strict=True))
+        start = ticks[0][0] // DAY * DAY
+        want |= feed.minutes(day)
+        bounds = range(start, start + DAY + HOUR, HOUR)
+        for low, high in itertools.pairwise(bounds):
+            bench.slice(low, high, [t for t in ticks if low <= t[0] < high])
+    bench.check()
+    minutes = {k[1:]: v for k, v in latest(bench.rows).items() if k[0] == "1m" and k[1] != "mid"}
+    assert minutes.keys() == want.keys()
+    assert all(minutes[key][:4] == tuple(map(Decimal, prices)) for key, prices in want.items())
