@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 import chdb
 
-from actors.embedded.clickhouse_sql import Insert, verb_of
+from actors.embedded.clickhouse_sql import Insert, format_of, verb_of
 
 READS_AT_ONCE = 3
 ALWAYS = {"max_memory_usage": "1500000000", "max_result_bytes": "536870912", "result_overflow_mode": "throw"}
@@ -56,6 +56,7 @@ class EngineAnswer:
 
     data: bytes
     has_result: bool
+    format: str = ""
     rows_read: int = 0
     bytes_read: int = 0
     rows_written: int = 0
@@ -131,6 +132,7 @@ class Engine:
         return EngineAnswer(
             data=data,
             has_result=bool(data) or verb_of(request.sql) in RESULT_VERBS,
+            format=format_of(request.sql) or request.format,
             rows_read=done.rows_read(),
             bytes_read=done.bytes_read(),
         )

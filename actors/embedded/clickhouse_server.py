@@ -267,11 +267,12 @@ class Handler(BaseHTTPRequestHandler):
         }
         headers = {"X-ClickHouse-Summary": json.dumps({name: str(count) for name, count in counts.items()})}
         if answer.has_result:
-            headers["X-ClickHouse-Format"] = "TabSeparated"
+            headers["X-ClickHouse-Format"] = answer.format
         return headers
 
     def _send_error(self, status: int, code: int, text: str) -> None:
-        body = f"Code: {code}. DB::Exception: {text} (version {self.service.engine.version})\n"
+        version = f"(version {self.service.engine.version})"
+        body = f"Code: {code}. DB::Exception: {text}" + ("\n" if version in text else f" {version}\n")
         self._send(status, body.encode(), {"X-ClickHouse-Exception-Code": str(code)} if code else {})
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:

@@ -27,11 +27,11 @@ TOKEN = re.compile(
     | (?P<string>'(?:[^'\\]|\\.|'')*')
     | (?P<quoted>`(?:[^`\\]|\\.|``)*`|"(?:[^"\\]|\\.|"")*")
     | (?P<word>[A-Za-z0-9_]+)
-    | (?P<other>.)
+    | (?P<other>//|.)
     """,
     re.VERBOSE | re.DOTALL,
 )
-UNSURE = re.compile(rb"[^\x00-\x7f]|[#$\\]")
+UNSURE = re.compile(rb"[^\x00-\x7f]|[#$\\]|//")
 """Outside of quotes and comments: other kinds of comment, heredocs, typographic quotes."""
 
 
@@ -69,6 +69,12 @@ def verb_of(sql: bytes) -> str:
     for token in tokens_of(sql):
         return token.name or token.text.decode("latin-1")
     return ""
+
+
+def format_of(sql: bytes) -> str:
+    """The name in a closing `FORMAT name`; empty when there is none."""
+    found = re.search(rb"\bFORMAT\s+(\w+)\s*;?\s*\Z", sql[-200:], re.IGNORECASE)
+    return found.group(1).decode() if found else ""
 
 
 @attrs.frozen(kw_only=True)

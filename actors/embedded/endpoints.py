@@ -6,6 +6,7 @@ behind is replaced as a whole by the first change of the next life. Mode 0600: t
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,5 +44,6 @@ class EndpointsFile:
         an endpoint which another actor put on the board (`health`) is in the file a second later."""
         if self._written == endpoints:
             return
-        write_private(self.path, json.dumps(dict(sorted(endpoints.items())), indent=1) + "\n")
-        self._written = dict(endpoints)
+        with contextlib.suppress(OSError):  # a full disk: tried again at the next probe
+            write_private(self.path, json.dumps(dict(sorted(endpoints.items())), indent=1) + "\n")
+            self._written = dict(endpoints)

@@ -10,6 +10,7 @@ import attrs
 
 from actors.embedded.probe import probe_http
 from actors.embedded.python_server import SOURCE_ROOT, python_env, sources_digest
+from actors.embedded.simulator.recording import open_recording
 from actors.embedded.spec import EmbeddedHome
 from runtime.entropy import Entropy
 
@@ -31,7 +32,9 @@ class MarketSpec:
     start_patience_s: float = 60.0
 
     def check(self) -> None:
-        """The recording is checked where it is read, by the configuration and by the simulator."""
+        """The recording can be read. Raises: ConfigError naming the choices when it holds several feeds."""
+        if self.recording is not None:
+            open_recording(self.recording)
 
     def prepare(self, entropy: Entropy) -> None:
         """It keeps nothing on disk."""

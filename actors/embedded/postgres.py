@@ -7,6 +7,7 @@ here, durability settings at their safe values (DESIGN P1).
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -20,7 +21,7 @@ import attrs
 
 from actors.embedded.privileges import unprivileged_prefix
 from actors.embedded.probe import probe_postgres
-from actors.embedded.process import pids_with_cwd
+from actors.embedded.process import identify, pids_with_cwd, send_signal
 from actors.embedded.record import fingerprint_of, write_private
 from actors.embedded.spec import EmbeddedHome, child_environment
 from runtime.entropy import Entropy
@@ -159,15 +160,22 @@ class PostgresSpec:
 
     def _require_unused(self) -> None:
         """After a kill -9 of the server its helpers end by themselves within moments, and until then the shared
-        memory is theirs. A `postmaster.pid` that names a reused pid would stop every start: it goes, but only when
-        nobody works in the folder.
+        memory is theirs. A server that lives although the record does not know it (the record was deleted) is told
+        to stop: it works in our folder. A `postmaster.pid` that names a reused pid would prevent every start: it
+        goes, but only when nobody works in the folder.
 
         Raises: NotConnected while somebody does.
         """
+        lock = self._data / "postmaster.pid"
         users = pids_with_cwd(self._data)
-        if users:
-            raise NotConnected(f"{self._data} is still in use by process {', '.join(map(str, users))}")
-        (self._data / "postmaster.pid").unlink(missing_ok=True)
+        if not users:
+            lock.unlink(missing_ok=True)
+            return
+        with contextlib.suppress(OSError, ValueError):  # no lock file, or an empty one
+            server = identify(int(lock.read_text().split()[0]))
+            if server is not None and server.pid in users:
+                send_signal(server, self.stop_signal)
+        raise NotConnected(f"{self._data} is still in use by process {', '.join(map(str, users))}")
 
     def argv(self, port: int) -> list[str]:
         """The server in the foreground."""

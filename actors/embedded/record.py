@@ -1,7 +1,7 @@
 """What is remembered of an embedded server between two lives of the pipeline, and what follows from it (pure).
 
 DATA_DIR/embedded/NAME.json holds no secret. It is written before the server starts to run (see `process.TRAMPOLINE`)
-and stays after an ordered stop, with `process` null, so that the server comes back on the same port.
+and stays after an ordered stop, with pid 0, so that the server comes back on the same port.
 """
 
 from __future__ import annotations
@@ -55,23 +55,18 @@ def load_record(path: Path) -> ServerRecord | None:
     """What was remembered; None when nothing was, or when it cannot be read (then nothing is believed)."""
     try:
         raw = json.loads(path.read_text())
-        process = raw["process"]
-        return ServerRecord(
-            port=int(raw["port"]),
-            fingerprint=str(raw["fingerprint"]),
-            process=None
-            if process is None
-            else ProcessId(
-                pid=int(process["pid"]), start_ticks=int(process["start_ticks"]), boot_id=str(process["boot_id"])
-            ),
-        )
+        pid = int(raw["pid"])
+        who = ProcessId(pid=pid, start_ticks=int(raw["start_ticks"]), boot_id=str(raw["boot_id"])) if pid else None
+        return ServerRecord(port=int(raw["port"]), fingerprint=str(raw["fingerprint"]), process=who)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def save_record(path: Path, record: ServerRecord) -> None:
     """Replace the record atomically. Not synced: after a power cut no process is left that it could name."""
-    write_private(path, json.dumps(attrs.asdict(record), indent=1) + "\n")
+    who = record.process or ProcessId(pid=0, start_ticks=0, boot_id="")
+    raw = {"port": record.port, "fingerprint": record.fingerprint, **attrs.asdict(who)}
+    write_private(path, json.dumps(raw, indent=1) + "\n")
 
 
 def write_private(path: Path, text: str) -> None:

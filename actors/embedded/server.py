@@ -8,9 +8,12 @@ and the supervisor starts it anew under backoff.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
@@ -21,9 +24,19 @@ from actors.embedded.record import ServerRecord, Takeover, decide, fingerprint_o
 from actors.embedded.spec import EmbeddedHome, ServerSpec, child_environment
 from runtime.actor import ActorContext
 from runtime.board import DependencyState
-from runtime.errors import ConfigError, NotConnected
+from runtime.errors import ConfigError, HoldfastError, NotConnected
 
 LOG_TAIL_BYTES = 2000
+EX_CONFIG = 78
+
+
+@attrs.frozen(kw_only=True)
+class Ending:
+    """The server is over, and nobody asked for it."""
+
+    reason: str
+    error: type[HoldfastError] = NotConnected
+    """ConfigError when its exit code says that a person must mend something."""
 
 
 @attrs.frozen(kw_only=True)
@@ -36,8 +49,10 @@ class ProbePlan:
     timeout_s: float = 5.0
     failures_max: int = 6
     """Probes in a row that may fail before the server counts as hung and is stopped (with time-outs: 36 s)."""
-    adopt_patience_s: float = 5.0
+    adopt_patience_s: float = 10.0
     """How long a process that a former life left may take to answer before it is replaced."""
+    settle_s: float = 10.0
+    """How long the helpers of a killed server may take to end."""
     log_bytes_max: int = 16 * 1024 * 1024
     """The server's log starts anew beyond this."""
 
@@ -60,24 +75,27 @@ class EmbeddedServer:
         ctx.ready()
         self._down(ctx, "starting")
         try:
-            port, who = await self._adopt_or_start(ctx)
-            over = await self._first_of(
-                ctx.drain_requested.wait, lambda: self._until_exit(who), lambda: self._until_hung(ctx, port, who)
-            )
-        except trio.Cancelled:
-            with trio.CancelScope(deadline=trio.current_time() + self._stop_bound_s, shield=True):
-                await self._stop_recorded(ctx)
-            raise
+            ending = await self._live(ctx)
         except (NotConnected, ConfigError) as exc:
             self._down(ctx, str(exc))
             raise
-        if over is None:
+        finally:
+            if trio.current_effective_deadline() == -math.inf:  # cancelled: the ordered stop's second rung
+                with trio.CancelScope(deadline=trio.current_time() + self._stop_bound_s, shield=True):
+                    await self._stop_recorded(ctx)
+        if ending is not None:
+            self._down(ctx, ending.reason)
+        with trio.CancelScope(deadline=trio.current_time() + self._stop_bound_s):
             await self._stop_recorded(ctx)
-            return
-        self._down(ctx, over)
-        with trio.fail_after(self._stop_bound_s):
-            await self._stop_recorded(ctx)
-        raise NotConnected(f"embedded {self.spec.name}: {over}")
+        if ending is not None:
+            raise ending.error(f"embedded {self.spec.name}: {ending.reason}")
+
+    async def _live(self, ctx: ActorContext) -> Ending | None:
+        """From adoption or start to the end of the process; None when the end was ordered."""
+        port, who = await self._adopt_or_start(ctx)
+        return await _first_of(
+            ctx.drain_requested.wait, lambda: self._until_exit(who), lambda: self._until_hung(ctx, port, who)
+        )
 
     @property
     def _stop_bound_s(self) -> float:
@@ -105,8 +123,20 @@ class EmbeddedServer:
             return record.port, old
         if verdict is Takeover.REPLACE:
             await self._stop_recorded(ctx)
-        await ctx.offload(lambda: self.spec.prepare(ctx.entropy))
+        await self._prepare(ctx)
         return await ctx.offload(lambda: self._start(record.port if record is not None else 0))
+
+    async def _prepare(self, ctx: ActorContext) -> None:
+        """A killed server's helpers need a moment to end, so "not now" is asked again for a while."""
+        give_up_s = trio.current_time() + self.plan.settle_s
+        while True:
+            try:
+                return await ctx.offload(lambda: self.spec.prepare(ctx.entropy))
+            except NotConnected as exc:
+                if trio.current_time() > give_up_s:
+                    raise
+                self._down(ctx, str(exc))
+            await trio.sleep(self.plan.first_every_s)
 
     async def _answers(self, port: int) -> bool:
         with trio.move_on_after(self.plan.adopt_patience_s):
@@ -144,26 +174,13 @@ class EmbeddedServer:
 
     # Watch
 
-    async def _first_of(self, *waits: Callable[[], Awaitable[str | None]]) -> str | None:
-        """Run all, return what the first to end returned."""
-        result: str | None = None
-
-        async def race(wait: Callable[[], Awaitable[str | None]]) -> None:
-            nonlocal result
-            result = await wait()
-            nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            for wait in waits:
-                nursery.start_soon(race, wait)
-        return result
-
-    async def _until_exit(self, who: process.ProcessId) -> str:
+    async def _until_exit(self, who: process.ProcessId) -> Ending:
         code = await process.wait_exit(who)
         how = "" if code is None else f" with signal {-code}" if code < 0 else f" with exit code {code}"
-        return f"process {who.pid} ended{how}{last_words(self.home.log(self.spec.name))}"
+        reason = f"process {who.pid} ended{how}{last_words(self.home.log(self.spec.name))}"
+        return Ending(reason=reason, error=ConfigError if code == EX_CONFIG else NotConnected)
 
-    async def _until_hung(self, ctx: ActorContext, port: int, who: process.ProcessId) -> str:
+    async def _until_hung(self, ctx: ActorContext, port: int, who: process.ProcessId) -> Ending:
         """Probe for ever; returns the reason when the silence is too long."""
         first_by_s = trio.current_time() + self.spec.start_patience_s
         served, failures = False, 0
@@ -174,12 +191,12 @@ class EmbeddedServer:
                 failures += 1
                 self._down(ctx, str(exc))
                 if failures >= self.plan.failures_max if served else trio.current_time() > first_by_s:
-                    return f"process {who.pid} does not answer: {exc}"
+                    return Ending(reason=f"process {who.pid} does not answer: {exc}")
             else:
                 if not served:
                     ctx.log.info("embedded server answers", server=self.spec.name, port=port, pid=who.pid)
                 served, failures = True, 0
-                self._up(ctx, port)
+                self._up(ctx, port)  # also writes down what other actors put on the board since
             ctx.progress()
             await ctx.offload(self._bound_log)
             await trio.sleep(self.plan.every_s if served else self.plan.first_every_s)
@@ -204,17 +221,43 @@ class EmbeddedServer:
     async def _stop_recorded(self, ctx: ActorContext) -> None:
         """Stop exactly the recorded process, if it lives, and remember only its port.
 
-        Raises: trio.TooSlowError when not even SIGKILL ends it.
+        Raises: ConfigError when it belongs to another user, NotConnected when not even SIGKILL ends it.
         """
         self.endpoints.remove(ctx.board, self.spec.endpoint)
         path = self.home.record(self.spec.name)
         record = load_record(path)
         if record is None or record.process is None:
             return
-        how = await process.stop(record.process, signal_number=self.spec.stop_signal, grace_s=self.spec.stop_grace_s)
+        try:
+            how = await process.stop(
+                record.process, signal_number=self.spec.stop_signal, grace_s=self.spec.stop_grace_s
+            )
+        except PermissionError as exc:
+            raise ConfigError(
+                f"process {record.process.pid} is this data directory's {self.spec.name} and belongs to another user: "
+                "stop it as that user"
+            ) from exc
+        except trio.TooSlowError as exc:
+            raise NotConnected(f"process {record.process.pid} does not even end on SIGKILL") from exc
         ctx.log.info("embedded server ended", server=self.spec.name, pid=record.process.pid, how=how)
-        save_record(path, attrs.evolve(record, process=None))
-        self._down(ctx, "stopped")
+        self._down(ctx, f"stopped ({how})")
+        with contextlib.suppress(OSError):  # a full disk: the old record names a process that is provably gone
+            save_record(path, attrs.evolve(record, process=None))
+
+
+async def _first_of(*waits: Callable[[], Awaitable[Any]]) -> Ending | None:
+    """Run all; what the first to end returned."""
+    result: Ending | None = None
+
+    async def race(wait: Callable[[], Awaitable[Any]]) -> None:
+        nonlocal result
+        result = await wait()
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for wait in waits:
+            nursery.start_soon(race, wait)
+    return result
 
 
 def choose_port(before: int) -> int:
