@@ -74,9 +74,16 @@ class ChildState:
     """One node of the supervision tree."""
 
     path: str
+    """Ids from the root, e.g. `pipeline/core/storage/buffer`."""
     state: str
+    """STARTING RUNNING DRAINING BACKING_OFF STOPPED FAILED."""
     restarts: int = 0
+    """Automatic restarts of this child since its supervisor came up."""
     last_exit: str = ""
+    since_ns: int = 0
+    """Wall time of the last change of state."""
+    retry_in_s: float | None = None
+    """BACKING_OFF: the wait decided at `since_ns`."""
 
 
 @attrs.define
@@ -93,8 +100,18 @@ class Board:
     log: LogState | None = None
     jobs_idle: bool = False
     """The history downloader has nothing left to do."""
+    consumers_expected: frozenset[str] = frozenset()
+    """Names that must be in `consumers` before anything can be called idle. Set by the tree."""
     events: deque[str] = attrs.field(factory=lambda: deque(maxlen=200))
     _progress_s: dict[str, float] = attrs.field(factory=dict)
+
+    @property
+    def is_idle(self) -> bool:
+        """No job is left, and everything accepted is computed, stored and verified: what --until-idle waits for."""
+        log, consumers = self.log, self.consumers
+        if log is None or log.error or not self.jobs_idle or not self.consumers_expected <= consumers.keys():
+            return False
+        return all(consumers[name].verified_position >= log.end_position for name in self.consumers_expected)
 
     def progress(self, actor: str, now_s: float) -> None:
         """Remember that `actor` did work at monotonic `now_s`."""

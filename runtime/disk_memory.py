@@ -351,11 +351,15 @@ class MemoryDisk(DiskHelpers):
 
     # --- what a test does to it
 
-    def crash(self, *, keep: float | None = None) -> None:
-        """Power off and on: handles and locks die, unsynced changes survive by chance."""
+    def kill(self) -> None:
+        """kill -9 of the process: handles and locks die, the page cache stays (a later power cut may take it)."""
         self._crash_at = None
         self.life += 1
         self.locks.clear()
+
+    def crash(self, *, keep: float | None = None) -> None:
+        """Power off and on: handles and locks die, unsynced changes survive by chance."""
+        self.kill()
         p = keep if keep is not None else (0.0, 0.3, 0.7, 1.0)[int(self._entropy.uniform() * 4)]
         inodes: dict[int, _Inode] = {}
         for directory in self._directories.values():

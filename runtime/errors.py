@@ -70,3 +70,15 @@ class RestartIntensityExceeded(HoldfastError):
 
 class InvariantViolation(HoldfastError):
     """Our bug: stops the process (exit 70) before it can do harm."""
+
+
+class UnstoppableChild(HoldfastError):
+    """A child ignored stop message and cancellation: only leaving the process (`os._exit(70)`) ends it."""
+
+
+class StartFailed(HoldfastError):
+    """A child did not start while its supervisor came up; the cause is chained. At the top: exit 75."""
+
+
+class Shutdown(HoldfastError):
+    """Raised by an actor that ends on purpose: OTP's exit reason `{shutdown, Term}`, no crash."""

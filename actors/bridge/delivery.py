@@ -151,7 +151,12 @@ class _Session:
         position = min(consumer.position_of(p, verified.get(p, 0)) for p in partitions)
         consumer.seek(position)
         self._lane = Lane(stores=sink.stores, marks=marks, verified=verified, start_position=position)
+        stepped_back = any(verified.get(p, 0) < offset for p, offset in self.cursor.verified.items())
         self._note(self._lane)
+        if stepped_back:
+            # The sink lacks what it had (a new database, a restored one). Remember that before the first write: a
+            # sink without marks knows us from then on, and would trust the old cursor after a crash.
+            await self.store_cursor(at_once=True)
         return self._lane
 
     async def _fill(self, lane: Lane) -> None:

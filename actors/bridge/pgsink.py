@@ -114,8 +114,8 @@ class PostgresSink:
         wanted = await self._offload(lambda: pgverify.slices_of(groups, self.stores & frozenset(TICK_KINDS)))
         return await self._audit(wanted, self._timeout_s)
 
-    async def totals(self, log_id: str) -> SinkTotals:
-        """Count in one snapshot."""
+    async def totals(self, log_id: str, marks: dict[int, int]) -> SinkTotals:
+        """Count in one snapshot with its own marks."""
         return await self._reader.call(self._count(log_id), self._settings.count_timeout_s)
 
     async def audit(self, from_ns: int, to_ns: int) -> VerifyResult:

@@ -71,8 +71,8 @@ class KindTotals:
 class SinkTotals:
     """One consistent look at a sink."""
 
-    marks: dict[int, int] | None
-    """Per partition the next offset, None for a sink that keeps none."""
+    marks: dict[int, int]
+    """Per partition the next offset: its own marks, or those it was asked to count below."""
     kinds: dict[str, KindTotals]
 
 
@@ -111,8 +111,11 @@ class Sink(Protocol):
         """Read back what `groups` (all below the marks) must have left there and compare counts and content."""
         ...
 
-    async def totals(self, log_id: str) -> SinkTotals:
-        """Count everything, for the conservation ledger. Slow by nature: it looks at every row."""
+    async def totals(self, log_id: str, marks: dict[int, int]) -> SinkTotals:
+        """Count everything, for the conservation ledger. Slow by nature: it looks at every row.
+
+        `marks`: the delivery's committed offsets; a sink without marks of its own counts what is below them.
+        """
         ...
 
     async def audit(self, from_ns: int, to_ns: int) -> VerifyResult:

@@ -224,7 +224,7 @@ class PolygonHistory:
             case 404 if told:
                 return PermanentSourceError(f"{endpoint}: unknown symbol ({said})")
             case 413:
-                return _RangeTooLarge()
+                return _RangeTooLarge(f"range too large ({said})")
             case 429:
                 wait_s = self.budget.drain(self._retry_after_s(response))
                 return RetryableSourceError(f"rate limit ({said})", retry_after_s=wait_s)

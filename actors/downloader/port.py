@@ -30,8 +30,10 @@ class Page:
 class HistorySource(Protocol):
     """History of one vendor. Several chains may run at the same time."""
 
-    name: str
-    """The `source` of its rows."""
+    @property
+    def name(self) -> str:
+        """The `source` of its rows."""
+        ...
 
     def pages(self, symbol: str, kind: str, from_ns: int, to_ns: int) -> AsyncIterator[Page]:
         """The chain of pages that covers [from_ns, to_ns), in time order, each proven (UPSTREAM 1.6).

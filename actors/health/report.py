@@ -36,6 +36,8 @@ def report(probes: Probes, about: About, board: Board, clock: Clock) -> dict[str
         "listen": about.listen,
         "log": attrs.asdict(board.log) if board.log is not None else None,
         "jobs_idle": board.jobs_idle,
+        "idle": board.is_idle,
+        "records_accepted": board.log.records_accepted if board.log is not None else 0,
         "jobs": {name: _job(attrs.asdict(job)) for name, job in board.jobs.items()},
         "consumers": {name: attrs.asdict(consumer) for name, consumer in board.consumers.items()},
         "dependency_details": {

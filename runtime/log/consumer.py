@@ -10,10 +10,20 @@ from runtime.log.types import Group
 class Consumer(Protocol):
     """A named reader of the log with a position of its own. Made by the tree per actor; used by one task at a time."""
 
-    name: str
-    log_id: str
-    partitions_live: int
-    """n: live partitions are 0..n-1, history partitions n..2n-1."""
+    @property
+    def name(self) -> str:
+        """Who reads."""
+        ...
+
+    @property
+    def log_id(self) -> str:
+        """Of the log it reads."""
+        ...
+
+    @property
+    def partitions_live(self) -> int:
+        """n: live partitions are 0..n-1, history partitions n..2n-1."""
+        ...
 
     @property
     def position(self) -> int:

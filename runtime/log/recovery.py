@@ -25,7 +25,7 @@ from runtime.log.frame import FIXED_BYTES
 from runtime.log.positions import Positions, PositionsFile
 from runtime.log.scan import Gap, Span, Walker, segment_walker
 from runtime.log.schemas import Schemas
-from runtime.log.segment import HEADER_BYTES, Segment, load_segment, segment_base
+from runtime.log.segment import HEADER_BYTES, Segment, load_segment, segment_base, segment_name
 
 QUARANTINE = "quarantine"
 SUSPECT = "SUSPECT"
@@ -249,10 +249,11 @@ def list_segments(disk: Disk, directory: Path, log_id: str) -> list[Segment]:
         base = segment_base(name)
         if base is not None:
             segment = load_segment(disk, directory / name, base)
-            if segment.header is not None and segment.header.log_id != log_id:
-                raise ConfigError(
-                    f"{segment.path} belongs to log {segment.header.log_id}, not to {log_id}: move it away"
-                )
+            header = segment.header
+            if header is not None and header.log_id != log_id:
+                raise ConfigError(f"{segment.path} belongs to log {header.log_id}, not to {log_id}: move it away")
+            if header is not None and header.base != base:
+                raise ConfigError(f"{segment.path} was renamed: it is {segment_name(header.base)}")
             found.append(segment)
     return sorted(found, key=lambda s: s.base)
 

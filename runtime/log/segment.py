@@ -142,6 +142,4 @@ def load_segment(disk: Disk, path: Path, base: int) -> Segment:
         header = unpack_segment_header(file.pread(HEADER_BYTES, 0))
     finally:
         file.close()
-    if header is not None and header.base != base:
-        header = None  # renamed by somebody: what it says is about other frames
     return Segment(path=path, base=base, header=header)

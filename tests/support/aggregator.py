@@ -35,6 +35,7 @@ T0 = 1_398_902_400 * 10**9
 EUR = "C:EURUSD"
 HISTORY = 3
 STATE = Path("/state")
+QUIET = structlog.wrap_logger(structlog.ReturnLogger(), processors=[])
 BASES = ("bid", "ask", "mid")
 
 
@@ -232,7 +233,7 @@ class World:
         inbox: Mailbox[AppendRequest] = Mailbox("appends", 4)
         self.board = Board()
         seams = Seams(clock=VirtualClock(T0), entropy=SeededEntropy(1), offload=self._offload(death), board=self.board)
-        ctx = ActorContext(name="aggregator", incarnation=1, seams=seams, log=structlog.get_logger())
+        ctx = ActorContext(name="aggregator", incarnation=1, seams=seams, log=QUIET)
         actor = Aggregator(
             consumer=MemoryConsumer(self.log, self.groups_per_read),
             appender=Appender(inbox=inbox, lookup=lambda name: self.log.producers.get(name, ProducerState())),

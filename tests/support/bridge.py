@@ -103,7 +103,7 @@ class LogBuilder:
                         event_time_ns_min=encoded.event_time_ns_min,
                         event_time_ns_max=encoded.event_time_ns_max,
                         group_index=len(built),
-                    )  # fmt: skip
+                    )
                 )
         self._stamp_ns += 1_000_003
         size = sum(len(f.body) + 128 for f in built)

@@ -1,0 +1,87 @@
+"""The process that works on a data directory: whether there is one, and how to ask it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import attrs
+import httpx
+
+from runtime.disk import RealDisk
+from runtime.errors import ConfigError, NotConnected
+from runtime.log.meta import LOCK
+from runtime.settings import Settings
+
+ANSWER_S_MAX = 10.0
+
+
+def is_running(settings: Settings) -> bool:
+    """True while a process holds the data directory's log. Looking takes nothing away from it."""
+    path = settings.pipeline.data_dir / "log" / LOCK
+    if not path.exists():
+        return False
+    try:
+        lock = RealDisk().lock(path)
+    except OSError as exc:
+        raise ConfigError(f"{path}: {exc.strerror}") from exc
+    if lock is None:
+        return True
+    lock.release()
+    return False
+
+
+def endpoints(settings: Settings) -> dict[str, str]:
+    """DATA_DIR/endpoints.json; empty when there is none, or only half of one."""
+    path: Path = settings.pipeline.data_dir / "endpoints.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(name): str(url) for name, url in found.items()} if isinstance(found, dict) else {}
+
+
+def http_address(settings: Settings) -> str:
+    """Where the running process answers."""
+    if url := endpoints(settings).get("health"):
+        return url.rstrip("/")
+    host, port = settings.health.host, settings.health.port
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@attrs.frozen(kw_only=True)
+class Instance:
+    """The HTTP side of a running process."""
+
+    url: str
+
+    def status(self) -> dict[str, Any]:
+        """/api/status. Raises: NotConnected."""
+        return self._ask("GET", "/api/status")
+
+    def backfill(self, order: dict[str, object]) -> str:
+        """Order history; returns the job's id. Raises: ConfigError (refused), NotConnected (not now)."""
+        return str(self._ask("POST", "/api/backfill", json=order)["job"])
+
+    def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        try:
+            # trust_env off: a proxy for the vendor must not see, or hide, what is on this machine.
+            with httpx.Client(trust_env=False, timeout=ANSWER_S_MAX) as client:
+                answer = client.request(method, self.url + path, **more)
+            body = answer.json()
+        except (httpx.HTTPError, ValueError) as exc:
+            raise NotConnected(f"no answer from {self.url}: {exc or type(exc).__name__}") from exc
+        if not isinstance(body, dict):
+            raise NotConnected(f"{self.url} is not this pipeline: it answers something else")
+        if answer.status_code >= 500:
+            raise NotConnected(f"{self.url}: {body.get('error', answer.status_code)}")
+        if answer.status_code >= 400:
+            raise ConfigError(f"{body.get('error', answer.status_code)}")
+        return body
+
+
+def instance_of(settings: Settings) -> Instance:
+    """How to ask the running process."""
+    return Instance(url=http_address(settings))

@@ -1,0 +1,111 @@
+"""What the engine reports, as types with fields (R34); one event is one line for people and one log record.
+
+| OTP's report | event |
+|---|---|
+| progress | STARTED |
+| child_terminated | CRASHED, ENDED (a permanent child's silent end) |
+| start_error | START_FAILED |
+| shutdown_error | STOP_FAILED |
+| shutdown / reached_max_restart_intensity | ESCALATED |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+
+import attrs
+import structlog
+
+from runtime.board import Board
+from supervisors.engine.exits import ExitKind, ExitReason
+
+LOGGER = "supervisor"
+
+
+class EventKind(StrEnum):
+    """The name of the log record."""
+
+    STARTED = "actor_started"
+    START_FAILED = "actor_start_failed"
+    ENDED = "actor_ended"
+    CRASHED = "actor_crashed"
+    OUTAGE = "actor_waiting_for_dependency"
+    RESTARTING = "actor_restarting"
+    STOPPED = "actor_stopped"
+    STOP_FAILED = "actor_stop_failed"
+    UNSTOPPABLE = "actor_unstoppable"
+    ESCALATED = "supervisor_escalated"
+    AUTO_SHUTDOWN = "supervisor_auto_shutdown"
+    FATAL = "supervisor_fatal"
+    TREE_STOPPING = "tree_stopping"
+
+
+_ERRORS = (EventKind.START_FAILED, EventKind.CRASHED, EventKind.STOP_FAILED, EventKind.ESCALATED)
+_CRITICAL = (EventKind.UNSTOPPABLE, EventKind.FATAL)
+_WARNINGS = (EventKind.OUTAGE, EventKind.RESTARTING)
+
+
+@attrs.frozen(kw_only=True)
+class Event:
+    """One fact about one node of the tree."""
+
+    kind: EventKind
+    path: str
+    incarnation: int = 0
+    reason: ExitReason | None = None
+    delay_s: float | None = None
+    """RESTARTING: seconds until the attempt."""
+    attempt: int = 0
+    budget_left: int | None = None
+    detail: str = ""
+
+    def __str__(self) -> str:
+        parts = [f"{self.kind} {self.path}"]
+        if self.incarnation:
+            parts.append(f"#{self.incarnation}")
+        if self.delay_s is not None:
+            parts.append(f"in {self.delay_s:.3f} s")
+        if self.reason is not None:
+            parts.append(str(self.reason))
+        if self.detail:
+            parts.append(self.detail)
+        return " ".join(parts)
+
+
+Report = Callable[[Event], None]
+"""Called on the Trio thread for each event; must neither block nor raise."""
+
+
+def report_to(board: Board) -> Report:
+    """The production report: the board's recent events and one structlog record each, crashes with their traceback."""
+    log = structlog.stdlib.get_logger(LOGGER)
+
+    def report(event: Event) -> None:
+        board.events.append(str(event))
+        fields: dict[str, object] = {
+            key: value
+            for key, value in (
+                ("path", event.path),
+                ("incarnation", event.incarnation),
+                ("delay_s", event.delay_s),
+                ("attempt", event.attempt),
+                ("budget_left", event.budget_left),
+                ("detail", event.detail),
+            )
+            if value not in (None, "", 0)
+        }
+        if event.reason is not None:
+            fields["reason"] = str(event.reason)
+            if event.reason.kind is ExitKind.CRASHED:
+                fields["exc_info"] = event.reason.error
+        if event.kind in _CRITICAL:
+            log.critical(event.kind.value, **fields)
+        elif event.kind in _ERRORS:
+            log.error(event.kind.value, **fields)
+        elif event.kind in _WARNINGS:
+            log.warning(event.kind.value, **fields)
+        else:
+            log.info(event.kind.value, **fields)
+
+    return report

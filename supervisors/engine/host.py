@@ -1,0 +1,126 @@
+"""What the supervisors of one tree share: where child tasks live, how the whole tree stops, what went fatally wrong.
+
+All child tasks, of every level, live in one nursery inside a Trio *system task*. So they do not see the cancellation of
+whoever awaits the tree (the ordered stop does its work first), no child's end can cancel a sibling, and a child that
+will not stop does not keep its supervisor, or `run_tree`, from returning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from runtime.actor import Seams
+from runtime.errors import InvariantViolation
+from supervisors.engine.events import Event, EventKind, Report
+from supervisors.engine.exits import describe, find_fatal
+from supervisors.engine.life import Life
+
+CUT_SHARE = 0.2
+CUT_S_MAX = 3.0
+"""The last part of the shutdown deadline, in which everything still running is cancelled at once."""
+
+
+class Host:
+    """Shared by all supervisors of one tree; owned by `run_tree`."""
+
+    def __init__(
+        self, seams: Seams, report: Report, *, fatal: tuple[type[BaseException], ...], shutdown_deadline_s: float
+    ) -> None:
+        self.seams = seams
+        self.report = report
+        self.error: BaseException | None = None
+        """The first fatal error: what `run_tree` raises after the ordered stop."""
+        self.stop_asked = trio.Event()
+        self.is_cut = False
+        """The deadline is near: nothing is started any more, everything is cancelled."""
+        self._deadline_s = math.inf
+        self._fatal = fatal
+        self._shutdown_deadline_s = shutdown_deadline_s
+        self._lives: set[Life] = set()
+        self._release = trio.Event()
+        self._closed = trio.Event()
+        self._kids: trio.Nursery | None = None
+        self._root: Life | None = None
+
+    async def open(self) -> None:
+        """Start the system task that holds the nursery."""
+        opened = trio.Event()
+        trio.lowlevel.spawn_system_task(self._hold, opened, name="supervision tree")
+        await opened.wait()
+
+    async def _hold(self, opened: trio.Event) -> None:
+        try:
+            async with trio.open_nursery() as self._kids:
+                opened.set()
+                await self._release.wait()
+        finally:
+            self._closed.set()
+
+    def spawn(self, life: Life, *, is_leaf: bool) -> None:
+        """Run `life` in a task of its own."""
+        if self._kids is None:
+            raise InvariantViolation("the host of the tree is not open")
+        if is_leaf:
+            self._lives.add(life)
+        self._kids.start_soon(life.main, name=life.path)
+
+    def forget(self, life: Life) -> None:
+        """It ended; look whether the whole process must."""
+        self._lives.discard(life)
+        fatal = find_fatal(life.exit.error, self._fatal) if life.exit else None
+        if fatal is not None:
+            self.fail(fatal, life.path)
+
+    def is_fatal(self, life: Life) -> bool:
+        """Whether `life` ended in a way that must not be answered by a restart."""
+        return life.exit is not None and find_fatal(life.exit.error, self._fatal) is not None
+
+    def fail(self, error: BaseException, path: str) -> None:
+        """Something after which the tree must stop; the first one is what `run_tree` raises."""
+        if self.error is None:
+            self.error = error
+        self.report(Event(kind=EventKind.FATAL, path=path, detail=describe(error)))
+        self.ask_to_stop(f"fatal: {path}")
+
+    def run_root(self, path: str, body: Callable[[Life], Awaitable[None]]) -> Life:
+        """Start the root supervisor."""
+        self._root = Life(path, 1, body, on_end=self.forget)
+        self.spawn(self._root, is_leaf=False)
+        if self.stop_asked.is_set():
+            self._root.ask_to_stop()
+        return self._root
+
+    def ask_to_stop(self, why: str) -> None:
+        """Begin the ordered stop of the whole tree; the deadline counts from the first call."""
+        if self.stop_asked.is_set():
+            return
+        self._deadline_s = trio.current_time() + self._shutdown_deadline_s
+        self.stop_asked.set()
+        self.report(Event(kind=EventKind.TREE_STOPPING, path=self._root.path if self._root else "", detail=why))
+        if self._root is not None:
+            self._root.ask_to_stop()
+
+    def deadline_s(self) -> float:
+        """When (Trio time) the last rung of every ladder ends; inf while the tree is not stopping."""
+        return self._deadline_s
+
+    async def cut_at_deadline(self) -> None:
+        """Shortly before the deadline order gives way: cancel every actor at once."""
+        await self.stop_asked.wait()
+        await trio.sleep_until(self._deadline_s - min(CUT_S_MAX, CUT_SHARE * self._shutdown_deadline_s))
+        self.is_cut = True
+        for life in tuple(self._lives):
+            life.force("the shutdown deadline is near")
+
+    async def close(self) -> None:
+        """Leave the nursery; a child that did not stop keeps it, then this returns without it."""
+        self._release.set()
+        if self._kids is not None and self._kids.child_tasks:
+            self._kids.cancel_scope.cancel(reason="the supervision tree has ended")
+            with trio.move_on_after(0.1):
+                await self._closed.wait()
+        else:
+            await self._closed.wait()

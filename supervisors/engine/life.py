@@ -1,0 +1,150 @@
+"""One incarnation of a child: one task, one cancel scope, one outcome; and the ladder that ends it.
+
+Trio cannot kill. So a stop is a ladder (SUPERVISION 2.3): ask, cancel with a reason, cancel the registered shields,
+report it as unstoppable and go on with the siblings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from supervisors.engine.exits import ExitReason, classify
+
+SHIELD_GRACE_S = 0.5
+"""Rung 3: what a child gets after its registered shields were cancelled."""
+
+
+class Life:
+    """The child boundary: whatever the body does, exactly one `on_end` call says how it ended, and nothing escapes."""
+
+    __slots__ = (
+        "_ask",
+        "_body",
+        "_on_end",
+        "_outages",
+        "asked",
+        "done",
+        "exit",
+        "forced",
+        "is_ignored",
+        "is_ready",
+        "number",
+        "path",
+        "scope",
+        "settled",
+        "shields",
+        "task",
+    )
+
+    def __init__(
+        self,
+        path: str,
+        number: int,
+        body: Callable[[Life], Awaitable[None]],
+        *,
+        on_end: Callable[[Life], None],
+        outages: tuple[type[BaseException], ...] = (),
+    ) -> None:
+        self.path = path
+        self.number = number
+        self.scope = trio.CancelScope()
+        self.settled = trio.Event()
+        """Ready or ended: the start handshake is over."""
+        self.done = trio.Event()
+        self.exit: ExitReason | None = None
+        self.is_ready = False
+        self.is_ignored = False
+        """The factory had nothing to run (OTP's `ignore`)."""
+        self.asked = False
+        self.forced = False
+        self.task: trio.lowlevel.Task | None = None
+        self.shields: set[trio.CancelScope] = set()
+        self._ask: Callable[[], None] | None = None
+        self._body = body
+        self._on_end = on_end
+        self._outages = outages
+
+    def __repr__(self) -> str:
+        state = str(self.exit) if self.exit else "ready" if self.is_ready else "starting"
+        return f"<Life {self.path}#{self.number} {state}>"
+
+    def mark_ready(self) -> None:
+        """The body has started; later calls mean nothing."""
+        self.is_ready = True
+        self.settled.set()
+
+    def on_ask(self, ask: Callable[[], None]) -> None:
+        """How the body wants to be asked to stop; a question asked earlier is repeated now."""
+        self._ask = ask
+        if self.asked:
+            ask()
+
+    def ask_to_stop(self) -> None:
+        """Rung 1."""
+        self.asked = True
+        if self._ask is not None:
+            self._ask()
+
+    def force(self, reason: str) -> None:
+        """Rung 2."""
+        self.asked = self.forced = True
+        self.scope.cancel(reason=reason)
+
+    async def main(self) -> None:
+        """The task. Swallows everything, cancellation from the host included: the task ends here anyway."""
+        self.task = trio.lowlevel.current_task()
+        error: BaseException | None = None
+        try:
+            with self.scope:
+                try:
+                    await self._body(self)
+                finally:
+                    self._cancel_leaked_nurseries()
+        except BaseException as exc:  # noqa: BLE001 - the one place that catches everything: the child boundary
+            error = exc
+        # A leaked nursery would make Trio fail this task in the host's nursery and so cancel every sibling.
+        self.task.child_nurseries.clear()
+        self.exit = classify(error, asked=self.asked, forced=self.forced, outages=self._outages)
+        del error  # or this frame and the traceback would keep each other alive
+        self.settled.set()
+        self.done.set()
+        self._on_end(self)
+
+    def _cancel_leaked_nurseries(self) -> None:
+        """A nursery entered and never left: cancel its tasks. Leaving our scope then raises, which is the report."""
+        if self.task is not None and self.task.child_nurseries:
+            for nursery in self.task.child_nurseries:
+                nursery.cancel_scope.cancel(reason=f"{self.path} ended and left this nursery open")
+
+
+async def climb(
+    life: Life, *, grace_s: float, cancel_grace_s: float, deadline_s: Callable[[], float] = lambda: math.inf
+) -> bool:
+    """End `life` rung by rung; False = it did not end. `deadline_s()` (Trio time) bounds all rungs together."""
+    life.ask_to_stop()
+    if grace_s > 0:
+        await _wait(life, grace_s, deadline_s())
+    if not life.done.is_set():
+        life.force(f"{life.path} did not stop within {grace_s} s" if grace_s > 0 else f"{life.path} is stopped")
+        await _wait(life, cancel_grace_s, deadline_s())
+    if not life.done.is_set() and life.shields:
+        for shield in tuple(life.shields):
+            shield.cancel(reason=f"{life.path} held a shield while it had to stop")
+        await _wait(life, SHIELD_GRACE_S, deadline_s())
+    return life.done.is_set()
+
+
+async def _wait(life: Life, timeout_s: float, deadline_s: float) -> None:
+    with trio.move_on_at(min(trio.current_time() + timeout_s, deadline_s)):
+        await life.done.wait()
+
+
+def stack_of(life: Life) -> str:
+    """Where the child hangs, innermost frame last: `actors/x.py:12 run > actors/y.py:7 write`."""
+    if life.task is None:
+        return "not started"
+    frames = [f"{f.f_code.co_filename}:{line} {f.f_code.co_name}" for f, line in life.task.iter_await_frames()]
+    return " > ".join(frames)

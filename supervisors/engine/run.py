@@ -1,0 +1,104 @@
+"""Run a whole tree: from a spec to an ordered end."""
+
+from __future__ import annotations
+
+import trio
+
+from runtime.actor import Seams
+from runtime.errors import InvariantViolation, RestartIntensityExceeded, Shutdown, StartFailed, UnstoppableChild
+from supervisors.engine.child import SupervisorSpec, check_tree
+from supervisors.engine.events import Report, report_to
+from supervisors.engine.exits import leaves
+from supervisors.engine.host import Host
+from supervisors.engine.supervisor import Supervisor
+
+OVERTIME_S = 1.0
+"""Past the shutdown deadline the supervisors themselves get this long; more is a bug of the engine."""
+
+
+async def run_tree(
+    spec: SupervisorSpec,
+    *,
+    seams: Seams,
+    stop: trio.Event,
+    shutdown_deadline_s: float = 30.0,
+    fatal: tuple[type[BaseException], ...] = (),
+    report: Report | None = None,
+) -> None:
+    """Start `spec`, keep it running, return after an ordered stop once `stop` is set; cancelling it does the same.
+
+    Whatever happens, it ends within `shutdown_deadline_s` of the reason to stop.
+
+    Raises:
+        RestartIntensityExceeded, StartFailed: the root gave up or did not come up (exit 75).
+        UnstoppableChild: a child would not end (exit 70). Its task still lives, so `trio.run` could not return:
+            leave the process with `os._exit`.
+        one of `fatal`, KeyboardInterrupt, SystemExit: a child raised it; the rest was stopped in order first.
+        ConfigError: actor ids are not unique in the tree.
+    """
+    check_tree(spec)
+    report = report_to(seams.board) if report is None else report
+    host = Host(seams, report, fatal=fatal, shutdown_deadline_s=shutdown_deadline_s)
+    try:
+        async with trio.open_nursery() as outer:
+            outer.start_soon(_relay_cancel, host)
+            outer.start_soon(_relay_stop, host, stop)
+            outer.start_soon(host.cut_at_deadline)
+            with trio.CancelScope(shield=True):
+                await _run(spec, host)
+            outer.cancel_scope.cancel(reason="the tree has ended")
+    finally:
+        # In `finally`: what went wrong matters more than the cancellation that may be passing through here.
+        if host.error is not None:
+            raise host.error
+
+
+async def _relay_cancel(host: Host) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        host.ask_to_stop("cancelled")
+
+
+async def _relay_stop(host: Host, stop: trio.Event) -> None:
+    await stop.wait()
+    host.ask_to_stop("asked")
+
+
+async def _run(spec: SupervisorSpec, host: Host) -> None:
+    await host.open()
+    try:
+        root = host.run_root(spec.id, Supervisor(spec, host, spec.id).run)
+        await _wait_until_over(root.done, host)
+        if not root.done.is_set():
+            host.error = host.error or UnstoppableChild(f"{root!r} did not end")
+        elif root.exit is not None and root.exit.error is not None and host.error is None:
+            host.error = _outcome(root.exit.error)
+    finally:
+        await host.close()
+
+
+async def _wait_until_over(done: trio.Event, host: Host) -> None:
+    """Wait for `done`; once the stop was asked for, no longer than the deadline."""
+    async with trio.open_nursery() as nursery:
+
+        async def limit() -> None:
+            await host.stop_asked.wait()
+            await trio.sleep_until(host.deadline_s() + OVERTIME_S)
+            nursery.cancel_scope.cancel(reason="the shutdown deadline is over")
+
+        nursery.start_soon(limit)
+        await done.wait()
+        nursery.cancel_scope.cancel(reason="the root has ended")
+
+
+def _outcome(error: BaseException) -> BaseException | None:
+    """What the root's end means to the caller: an automatic shutdown is no error."""
+    for leaf in leaves(error):
+        if isinstance(leaf, RestartIntensityExceeded | StartFailed):
+            return leaf
+        if isinstance(leaf, Shutdown):
+            return None
+    bug = InvariantViolation(f"the root supervisor crashed: {error!r}")
+    bug.__cause__ = error
+    return bug

@@ -1,0 +1,263 @@
+"""One supervisor: one loop that owns the state of its children. It decides nothing (restart.py) and catches nothing
+(life.py); starting and stopping a single child is keeper.py.
+
+Everything reaches it through its inbox: ends of children, due restarts, retries, admin calls (R20, R27). Only a stop
+request overtakes the inbox; it interrupts a start, never a stop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import partial
+
+import attrs
+import trio
+
+from runtime.errors import RestartIntensityExceeded, Shutdown
+from supervisors.engine import slot as states
+from supervisors.engine.child import Restart, SupervisorSpec
+from supervisors.engine.events import Event, EventKind
+from supervisors.engine.exits import ExitKind, ExitReason
+from supervisors.engine.host import Host
+from supervisors.engine.keeper import Body, Keeper, slot_event, start_error
+from supervisors.engine.life import Life
+from supervisors.engine.restart import Decision, Policy, RestartWindow, Verdict, decide_exit, decide_restart
+from supervisors.engine.slot import Slot, run_actor
+
+
+@attrs.frozen
+class Ended:
+    """A child's incarnation ended."""
+
+    slot: Slot
+    life: Life
+
+
+@attrs.frozen
+class Retry:
+    """A restart failed: decide about the next attempt (R20)."""
+
+    slot: Slot
+
+
+@attrs.frozen
+class Due:
+    """A decided restart has waited out its backoff."""
+
+    slot: Slot
+
+
+@attrs.frozen
+class Wake:
+    """Nothing but a reason to look at the stop flag."""
+
+
+Message = Ended | Retry | Due | Wake
+
+
+class Supervisor:
+    """One incarnation of a supervisor; a restarted one is a new object with an empty history (R17)."""
+
+    def __init__(self, spec: SupervisorSpec, host: Host, path: str) -> None:
+        self.spec = spec
+        self.path = path
+        self.host = host
+        self.slots = [Slot.of(child, path) for child in spec.children]
+        """Known children in start order."""
+        self.keeper = Keeper(host, self._body_of, self._on_end)
+        self._policy = Policy(spec.strategy, spec.auto_shutdown)
+        self._window = RestartWindow(spec.intensity)
+        self._send, self._receive = trio.open_memory_channel[Message](math.inf)  # at most one Ended per incarnation
+        self._stopping = False
+
+    def __repr__(self) -> str:
+        return f"<Supervisor {self.path} {self.spec.strategy} {[(s.spec.id, s.state) for s in self.slots]}>"
+
+    async def run(self, life: Life) -> None:
+        """The body: start all in order, serve until asked to stop, stop all in reverse.
+
+        Raises: StartFailed, RestartIntensityExceeded, Shutdown (automatic); each only after the children have stopped.
+        """
+        life.on_ask(self._on_ask)
+        try:
+            await self._start_all()
+            if not self._stopping:
+                life.mark_ready()
+                await self._serve()
+        finally:
+            self._stopping = True
+            await self.keeper.stop_all(reversed(self.slots))
+
+    def _on_ask(self) -> None:
+        self._stopping = True
+        self._send.send_nowait(Wake())
+        self.keeper.interrupt()
+
+    def _on_end(self, slot: Slot, life: Life) -> None:
+        self._send.send_nowait(Ended(slot, life))
+
+    def _body_of(self, slot: Slot) -> Body:
+        if isinstance(slot.spec, SupervisorSpec):
+            return Supervisor(slot.spec, self.host, slot.path).run
+        return partial(run_actor, slot.spec, self.host)
+
+    # ---- the loop
+
+    async def _serve(self) -> None:
+        while not self._stopping:
+            match await self._next():
+                case Ended(slot, life):
+                    if slot.life is life:  # else: stopped by us meanwhile, or an older incarnation (R12)
+                        await self._on_ended(slot, life)
+                case Retry(slot):
+                    if slot.is_restarting and slot.due_s is None:  # else: overtaken (R22)
+                        await self._carry_out(slot, self._decide_again(slot))
+                case Due(slot):
+                    slot.due_s = None
+                    await self._attempt(slot, slot.todo)
+                case Wake():
+                    pass
+
+    async def _next(self) -> Message:
+        """The next message; a due restart only when no message waits, so that requests are served between attempts."""
+        try:
+            return self._receive.receive_nowait()
+        except trio.WouldBlock:
+            pass
+        waiting = [(s.due_s, i) for i, s in enumerate(self.slots) if s.due_s is not None]
+        if not waiting:
+            return await self._receive.receive()
+        due_s, index = min(waiting)
+        with trio.move_on_after(max(0.0, due_s - self._now_s())):
+            return await self._receive.receive()
+        return Due(self.slots[index])
+
+    def _now_s(self) -> float:
+        return self.host.seams.clock.monotonic_s()
+
+    # ---- start
+
+    async def _start_all(self) -> None:
+        for slot in tuple(self.slots):
+            if self._stopping:
+                return
+            reason = await self.keeper.start(slot)
+            if reason is None:
+                self._drop_if_ignored(slot)
+            elif reason.kind is ExitKind.OUTAGE:
+                self._back_off(slot, (slot.spec.id,))  # a dependency that is down never blocks the start
+            elif not self._stopping:
+                raise start_error(slot, reason)
+
+    def _drop_if_ignored(self, slot: Slot) -> None:
+        """A temporary child that had nothing to run is not kept (R8)."""
+        if slot.life is None and slot.spec.restart is Restart.TEMPORARY:
+            self._remove(slot)
+
+    # ---- ends and restarts
+
+    async def _on_ended(self, slot: Slot, life: Life) -> None:
+        reason = slot.bury()
+        if self.host.is_cut or self.host.is_fatal(life):
+            slot.publish(self.host, states.FAILED)
+            self.host.report(slot_event(EventKind.CRASHED, slot, reason))
+            return
+        if slot.backoff is not None:
+            slot.backoff.ran(self._now_s() - slot.started_s)
+        decision = decide_exit(
+            reason.kind,
+            slot.spec.id,
+            [s.view() for s in self.slots],
+            policy=self._policy,
+            window=self._window,
+            now_s=self._now_s(),
+        )
+        self._report_end(slot, reason)
+        await self._carry_out(slot, decision)
+
+    def _decide_again(self, slot: Slot) -> Decision:
+        views = [s.view() for s in self.slots]
+        return decide_restart(slot.spec.id, views, policy=self._policy, window=self._window, now_s=self._now_s())
+
+    async def _carry_out(self, slot: Slot, decision: Decision) -> None:
+        match decision.verdict:
+            case Verdict.LEAVE:
+                slot.publish(self.host, states.STOPPED)
+            case Verdict.REMOVE:
+                self._remove(slot)
+            case Verdict.SHUT_DOWN:
+                slot.publish(self.host, states.STOPPED)
+                self._report(EventKind.AUTO_SHUTDOWN, detail=f"{slot.spec.id} has ended")
+                raise Shutdown(f"{self.path}: {slot.spec.id} is significant and has ended")
+            case Verdict.GIVE_UP:
+                slot.is_restarting = False
+                slot.publish(self.host, states.FAILED)
+                self._give_up(slot)
+            case Verdict.RESTART | Verdict.WAIT:
+                slot.is_restarting = True
+                await self.keeper.stop_all(self._named(decision.stop))
+                for sibling in self._named(decision.remove):
+                    self._remove(sibling)
+                if not self._back_off(slot, decision.start):
+                    await self._attempt(slot, decision.start)
+
+    def _give_up(self, slot: Slot) -> None:
+        intensity = self.spec.intensity
+        limit = f"{intensity.restarts_max} restarts in {intensity.period_s} s" if intensity else "its budget"
+        text = f"{self.path} gave up: more than {limit}; last: {slot.spec.id} ({slot.last_exit})"
+        self._report(EventKind.ESCALATED, detail=text)
+        raise RestartIntensityExceeded(text)
+
+    def _back_off(self, slot: Slot, todo: tuple[str, ...]) -> bool:
+        """Whether the restart of `todo` has to wait; then it is due later."""
+        if slot.backoff is None:
+            return False
+        delay_s = slot.backoff.next_s(self.host.seams.entropy.uniform())
+        slot.is_restarting, slot.todo, slot.due_s = True, todo, self._now_s() + delay_s
+        slot.publish(self.host, states.BACKING_OFF, retry_in_s=delay_s)
+        event = slot_event(EventKind.RESTARTING, slot)
+        attempt, left = slot.backoff.attempt, self._window.left(self._now_s())
+        self.host.report(attrs.evolve(event, delay_s=delay_s, attempt=attempt, budget_left=left))
+        return True
+
+    async def _attempt(self, failed: Slot, todo: tuple[str, ...]) -> None:
+        """Start everyone in `todo` that does not run; a failure leaves those already started running (R21)."""
+        for position, slot in enumerate(self._named(todo)):
+            if self._stopping or self.host.is_cut:
+                return
+            if slot.life is not None or slot.is_stuck:
+                continue
+            slot.restarts += 1
+            reason = await self.keeper.start(slot)
+            if reason is None:
+                continue
+            if slot.life is None and self.host.error is not None:
+                return  # it failed fatally: the tree is about to stop
+            if reason.kind is ExitKind.OUTAGE:
+                self._back_off(slot, todo[position:])
+            else:
+                slot.is_restarting = True
+                slot.publish(self.host, states.BACKING_OFF)
+                self._send.send_nowait(Retry(slot))
+            return
+
+    def _named(self, ids: Iterable[str]) -> list[Slot]:
+        by_id = {s.spec.id: s for s in self.slots}
+        return [by_id[i] for i in ids if i in by_id]
+
+    def _remove(self, slot: Slot) -> None:
+        slot.publish(self.host, states.STOPPED)
+        self.slots.remove(slot)
+
+    # ---- reports
+
+    def _report_end(self, slot: Slot, reason: ExitReason) -> None:
+        kind = EventKind.ENDED if reason.kind.is_silent else EventKind.CRASHED
+        if reason.kind is ExitKind.OUTAGE:
+            kind = EventKind.OUTAGE
+        event = slot_event(kind, slot, reason)
+        self.host.report(attrs.evolve(event, budget_left=self._window.left(self._now_s())))
+
+    def _report(self, kind: EventKind, *, detail: str) -> None:
+        self.host.report(Event(kind=kind, path=self.path, detail=detail))

@@ -1,0 +1,388 @@
+"""The whole supervision tree as one literal, and the parts that outlive its actors.
+
+`build_spec` is what `pipeline tree` prints and what `pipeline run` starts. `Parts` are made once per process and
+lent to actors: the open log, mailboxes, consumers, the listening socket. A restarted actor finds them as they were.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import attrs
+import trio
+
+from actors.aggregator.aggregator import Aggregator, AggregatorSpec
+from actors.bridge.clickhouse import ClickHouse, ClickHouseSettings
+from actors.bridge.delivery import Delivery
+MemoryDatabase = object  # FIRSTRUN
+from actors.bridge.port import Sink, SinkFactory
+from actors.bridge.timescale import Timescale, TimescaleSettings
+from actors.buffer.buffer import Buffer, CommitLimits
+from actors.downloader.downloader import HistoryDownloader
+from actors.downloader.job_files import JobFiles, write_job
+from actors.downloader.jobs import BackfillJob, HistoryJob
+from actors.downloader.memory import MemoryHistory, MemoryJobs
+from actors.downloader.polygon import PolygonHistory
+from actors.downloader.port import HistorySource, JobStore, Page
+from actors.embedded.clickhouse import ClickHouseSpec
+from actors.embedded.endpoints import FILE_NAME, EndpointsFile
+from actors.embedded.market import MarketSpec
+from actors.embedded.postgres import PostgresSpec
+from actors.embedded.server import EmbeddedServer
+from actors.embedded.spec import EmbeddedHome, ServerSpec
+from actors.health.health import Health
+from actors.health.listen import open_listener
+from actors.health.port import BackfillRequest
+from actors.market.schema import KINDS, schema_message
+from runtime.actor import Actor, Seams
+from runtime.backoff import Backoff
+from runtime.disk import RealDisk
+from runtime.disk_memory import MemoryDisk
+from runtime.disk_port import Disk
+from runtime.errors import NotConnected, RetryableSinkError, RetryableSourceError
+from runtime.log.appender import Appender, AppendRequest
+from runtime.log.log import Log, LogSettings
+from runtime.mailbox import Mailbox
+from runtime.ratelimit import BudgetLimits, RateLimit
+from runtime.settings import Settings, SinkSettings
+from supervisors.engine.child import ChildSpec, RestartIntensity, Strategy, SupervisorSpec
+
+VERSION = "0.1.0"
+JOBS_WAITING_MAX = 100
+UNTIL_CALLED_BACK = Backoff(initial_s=0.2, max_s=10.0)
+"""For children whose end is an outage or that everything else needs to be seen: restarted for as long as it takes."""
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """What this process is to do, beside the configuration."""
+
+    history: tuple[HistoryJob, ...]
+    test_mode: bool = False
+    adopt: bool = False
+
+
+@attrs.define(kw_only=True)
+class Parts:
+    """What is made once and lent."""
+
+    settings: Settings
+    plan: Plan
+    seams: Seams
+    disk: Disk
+    log: Log
+    listener: socket.socket
+    appends: Mailbox[AppendRequest]
+    new_jobs: Mailbox[BackfillJob]
+    jobs: JobStore
+    home: EmbeddedHome
+    endpoints: EndpointsFile
+    budget: RateLimit
+    memory_sinks: dict[str, MemoryDatabase] = attrs.field(factory=dict)
+
+    @property
+    def appender(self) -> Appender:
+        """For producers."""
+        return Appender(inbox=self.appends, lookup=self.log.producer)
+
+    async def submit_backfill(self, request: BackfillRequest) -> str:
+        """Make a backfill durable and tell the downloader; returns its id. Raises: NotConnected when too many wait."""
+        job = BackfillJob(
+            id=self.seams.entropy.new_id(),
+            symbols=request.symbols,
+            kinds=request.kinds,
+            from_ns=request.from_ns,
+            to_ns=request.to_ns,
+            refetch=request.refetch,
+        )
+        self.seams.board.jobs_idle = False  # before anybody can ask whether we are idle
+        if isinstance(self.jobs, MemoryJobs):
+            self.jobs.jobs.append(job)
+        else:
+            await self.seams.offload(lambda: write_job(jobs_folder(self.settings), job))
+        try:
+            self.new_jobs.send_nowait(job)
+        except trio.WouldBlock:
+            raise NotConnected(f"{JOBS_WAITING_MAX} jobs are waiting already: try again later") from None
+        return job.id
+
+
+def jobs_folder(settings: Settings) -> Path:
+    """Where backfill jobs wait."""
+    return settings.pipeline.data_dir / "jobs"
+
+
+def open_parts(settings: Settings, plan: Plan, seams: Seams) -> Parts:
+    """Lock the data directory, recover the log, bind the port, in this order. Blocking: in a worker thread.
+
+    Raises: ConfigError for everything a person must mend, LogFull, LogSyncFailed.
+    """
+    data_dir = settings.pipeline.data_dir
+    disk: Disk = MemoryDisk() if plan.test_mode else RealDisk()
+    log = Log.open(
+        disk,
+        data_dir / "log",
+        settings=LogSettings(partitions=settings.log.partitions, segment_bytes=settings.log.segment_bytes),
+        schemas={kind: schema_message(kind) for kind in KINDS},
+        wall_ns=seams.clock.wall_ns,
+        entropy=seams.entropy,
+        offload=seams.offload,
+    )
+    try:
+        listener = open_listener(settings.health.listen)
+    except BaseException:
+        log.close()
+        raise
+    seams.board.consumers_expected = frozenset({"aggregator", *(f"bridge.{name}" for name in settings.sinks)})
+    home = EmbeddedHome(data_dir=data_dir)
+    minute = settings.vendors.polygon.requests_per_minute
+    return Parts(
+        settings=settings,
+        plan=plan,
+        seams=seams,
+        disk=disk,
+        log=log,
+        listener=listener,
+        appends=Mailbox("buffer", settings.buffer.mailbox_groups),
+        new_jobs=Mailbox("downloader.history", JOBS_WAITING_MAX),
+        jobs=MemoryJobs() if plan.test_mode else JobFiles(folder=jobs_folder(settings), offload=seams.offload),
+        home=home,
+        endpoints=EndpointsFile(path=data_dir / FILE_NAME),
+        budget=RateLimit(BudgetLimits(requests_max=minute or None)),
+    )
+
+
+def build_spec(settings: Settings, parts: Parts | None = None, *, test_mode: bool = False) -> SupervisorSpec:
+    """The tree. Without parts it can be looked at, not started."""
+    make = _Factories(parts)
+    servers = () if test_mode else tuple(n for n in EMBEDDED if n in settings.embedded_servers())
+    children: list[SupervisorSpec | ChildSpec] = [
+        ChildSpec("health", make.health, backoff=UNTIL_CALLED_BACK),
+    ]
+    if servers:
+        # One server's trouble is nobody else's; a server that ends is an outage, never a crash of ours.
+        embedded = tuple(
+            ChildSpec(
+                f"embedded.{name}",
+                lambda name=name: make.server(name),  # type: ignore[misc]
+                backoff=UNTIL_CALLED_BACK,
+                outages=(NotConnected,),
+                shutdown_grace_s=25.0,
+            )
+            for name in servers
+        )
+        children.append(SupervisorSpec("embedded", Strategy.ONE_FOR_ONE, embedded, intensity=None))
+    children.append(core(settings, make))
+    # Health and the embedded servers come back for ever; what escalates here is core, and its budget is its own.
+    return SupervisorSpec(
+        "pipeline", Strategy.ONE_FOR_ONE, tuple(children), RestartIntensity(restarts_max=3, period_s=60.0)
+    )
+
+
+def core(settings: Settings, make: _Factories) -> SupervisorSpec:
+    """rest_for_one: producers and consumers cannot outlive the log's writer, the writer can outlive them."""
+    storage = SupervisorSpec(
+        "storage",
+        Strategy.ONE_FOR_ALL,  # the buffer and, later, the dead letters share one disk and one fate
+        (ChildSpec("buffer", make.buffer, shutdown_grace_s=10.0),),
+        RestartIntensity(restarts_max=3, period_s=30.0),
+    )
+    return SupervisorSpec(
+        "core", Strategy.REST_FOR_ONE, (storage, flow(settings, make)), RestartIntensity(restarts_max=3, period_s=60.0)
+    )
+
+
+def flow(settings: Settings, make: _Factories) -> SupervisorSpec:
+    """one_for_one: nobody here may take a neighbour down; they meet only in the log."""
+    deliveries = tuple(
+        ChildSpec(f"bridge.{name}", lambda name=name: make.delivery(name), shutdown_grace_s=25.0)  # type: ignore[misc]
+        for name in settings.sinks
+    )
+    small = RestartIntensity(restarts_max=5, period_s=60.0)
+    return SupervisorSpec(
+        "flow",
+        Strategy.ONE_FOR_ONE,
+        (
+            SupervisorSpec("deliveries", Strategy.ONE_FOR_ONE, deliveries, small),
+            SupervisorSpec(
+                "aggregation",
+                Strategy.ONE_FOR_ONE,
+                (ChildSpec("aggregator", make.aggregator, shutdown_grace_s=15.0),),
+                small,
+            ),
+            SupervisorSpec(
+                "ingest",
+                Strategy.ONE_FOR_ONE,
+                (ChildSpec("downloader.history", make.history, shutdown_grace_s=15.0),),
+                small,
+            ),
+        ),
+        RestartIntensity(restarts_max=3, period_s=60.0),
+    )
+
+
+EMBEDDED = ("postgres", "clickhouse", "market")
+"""In start order."""
+SINK_SERVER = {"timescale": "postgres", "clickhouse": "clickhouse"}
+"""Kind of a sink -> the embedded server that speaks it."""
+
+
+def server_spec(name: str, settings: Settings, home: EmbeddedHome) -> ServerSpec:
+    """One embedded server as data."""
+    if name == "postgres":
+        return PostgresSpec(home=home)
+    if name == "clickhouse":
+        return ClickHouseSpec(home=home)
+    embedded = settings.embedded
+    recording = Path(embedded.recording) if embedded.recording else None
+    delay = ("--latency-ms", str(embedded.latency_ms)) if embedded.latency_ms else ()
+    return MarketSpec(home=home, seed=embedded.seed, recording=recording, arguments=delay)
+
+
+def sink_factory(name: str, settings: Settings, home: EmbeddedHome, *, adopt: bool = False) -> SinkFactory:
+    """The adapter of `[sinks.NAME]`, with its address asked anew at every connection when it is embedded."""
+    sink = settings.sinks[name]
+    return AddressedSink(sink_name=name, settings=sink, home=home, adopt=adopt)
+
+
+@attrs.frozen(kw_only=True)
+class AddressedSink:
+    """A `SinkFactory` whose address is known only when the embedded server runs."""
+
+    sink_name: str
+    settings: SinkSettings
+    home: EmbeddedHome
+    adopt: bool
+
+    @property
+    def stores(self) -> frozenset[str]:
+        """Kinds it keeps."""
+        return frozenset(self.settings.stores)
+
+    def __call__(self, seams: Seams) -> AbstractAsyncContextManager[Sink]:
+        """An unopened sink. Raises: RetryableSinkError while the embedded server was never up."""
+        kind, dsn = self.settings.kind, self.settings.dsn
+        if dsn == "embedded":
+            spec = PostgresSpec(home=self.home) if kind == "timescale" else ClickHouseSpec(home=self.home)
+            try:
+                dsn = spec.dsn_for_pipeline()
+            except NotConnected as exc:
+                raise RetryableSinkError(str(exc)) from exc
+        if kind == "timescale":
+            timescale = TimescaleSettings(name=self.sink_name, dsn=dsn, stores=self.stores, adopt=self.adopt)
+            return Timescale(settings=timescale)(seams)
+        clickhouse = ClickHouseSettings(name=self.sink_name, dsn=dsn, stores=self.stores, adopt=self.adopt)
+        return ClickHouse(settings=clickhouse)(seams)
+
+
+@attrs.define(kw_only=True)
+class SimulatedVendor:
+    """`HistorySource` of the embedded simulator, whose address is known only when it runs and may change."""
+
+    parts: Parts
+    name: str = "polygon"
+    _url: str = ""
+    _source: PolygonHistory | None = None
+
+    async def pages(self, symbol: str, kind: str, from_ns: int, to_ns: int) -> AsyncIterator[Page]:
+        """As the port says. Raises: RetryableSourceError while the simulator is not up."""
+        url = self.parts.seams.board.endpoints.get("market", "")
+        if not url:
+            raise RetryableSourceError("the embedded market simulator is not up yet")
+        if self._source is None or url != self._url:
+            await self.close()
+            self._url, self._source = url, polygon(self.parts, url, "embedded")
+        async for page in self._source.pages(symbol, kind, from_ns, to_ns):
+            yield page
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._source is not None:
+            await self._source.close()
+            self._source = None
+
+
+def polygon(parts: Parts, url: str, key: str) -> PolygonHistory:
+    """The client of Polygon's REST API."""
+    return PolygonHistory(
+        rest_url=url, api_key=key, budget=parts.budget, clock=parts.seams.clock, offload=parts.seams.offload
+    )
+
+
+@attrs.frozen
+class _Factories:
+    """A new actor for each incarnation."""
+
+    _parts: Parts | None
+
+    @property
+    def parts(self) -> Parts:
+        if self._parts is None:
+            raise AssertionError("this tree is only to be looked at")
+        return self._parts
+
+    def health(self) -> Actor:
+        p = self.parts
+        return Health(
+            listener=p.listener,
+            listen=p.settings.health.listen,
+            service=p.settings.pipeline.name,
+            version=VERSION,
+            kinds=p.settings.downloader.kinds,
+            submit=p.submit_backfill,
+            inboxes={"buffer": p.appends, "downloader.history": p.new_jobs},
+            stalled_after_s=p.settings.health.stalled_after_s,
+        )
+
+    def server(self, name: str) -> Actor:
+        p = self.parts
+        return EmbeddedServer(spec=server_spec(name, p.settings, p.home), home=p.home, endpoints=p.endpoints)
+
+    def buffer(self) -> Actor:
+        p = self.parts
+        limits = CommitLimits(linger_s=p.settings.log.sync_linger_ms / 1000)
+        return Buffer(log=p.log, inbox=p.appends, limits=limits)
+
+    def delivery(self, name: str) -> Actor:
+        p = self.parts
+        sink: SinkFactory = (
+            p.memory_sinks[name].factory
+            if p.plan.test_mode
+            else sink_factory(name, p.settings, p.home, adopt=p.plan.adopt)
+        )
+        consumer = p.log.consumer(f"bridge.{name}")
+        return Delivery(sink=sink, consumer=consumer, cursor=p.log.cursor(f"bridge.{name}"))
+
+    def aggregator(self) -> Actor:
+        p = self.parts
+        wanted = p.settings.aggregator
+        return Aggregator(
+            consumer=p.log.consumer("aggregator"),
+            appender=p.appender,
+            disk=p.disk,
+            directory=p.settings.pipeline.data_dir / "aggregator",
+            spec=AggregatorSpec(timeframes=wanted.timeframes, bases=wanted.bases),
+        )
+
+    def history(self) -> Actor:
+        p = self.parts
+        return HistoryDownloader(
+            source=self._source(),
+            appender=p.appender,
+            partitions=p.log.partitions,
+            history=p.plan.history,
+            jobs=p.jobs,
+            new_jobs=p.new_jobs,
+        )
+
+    def _source(self) -> HistorySource:
+        p = self.parts
+        if p.plan.test_mode:
+            return MemoryHistory(ticks={})
+        if p.settings.uses_simulator:
+            return SimulatedVendor(parts=p)
+        key = p.settings.vendors.polygon.api_key
+        return polygon(p, p.settings.rest_url, key.reveal() if key else "")

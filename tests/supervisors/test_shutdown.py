@@ -1,0 +1,259 @@
+"""How a tree ends: asked, cancelled, fatally, and against children that will not stop (2.2-2.4, must-show 4)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import trio
+
+from runtime.errors import ConfigError, InvariantViolation, LogSyncFailed, UnstoppableChild
+from supervisors.engine.child import Restart
+from supervisors.engine.events import EventKind
+
+
+async def ignore_everything(release: trio.Event, ctx) -> None:
+    ctx.ready()
+    with trio.CancelScope(shield=True):
+        await release.wait()
+
+
+async def test_cancelling_the_tree_from_outside_is_the_same_ordered_stop(world) -> None:
+    with trio.move_on_after(10):
+        await world.run(world.sup("root", "one_for_one", "a", world.sup("inner", "one_for_one", "b", "c")))
+    assert world.take() == "+a +b +c -c -b -a"
+
+
+async def test_a_child_finishes_what_it_holds_within_its_grace(world) -> None:
+    done = []
+
+    async def drain(ctx) -> None:
+        await trio.sleep(4.9)
+        done.append(trio.current_time())
+
+    world.on_drain["a"] = drain
+    async with world.running(world.sup("root", "one_for_one", world.child("a", shutdown_grace_s=5.0))):
+        pass
+    assert done == [pytest.approx(4.9)]
+    assert world.kinds("root/a") == [EventKind.STARTED, EventKind.STOPPED]
+
+
+async def test_after_its_grace_a_child_is_cancelled_with_a_reason(world) -> None:
+    seen = []
+
+    async def run(ctx) -> None:
+        ctx.ready()
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled as cancelled:
+            seen.append((trio.current_time(), str(cancelled)))
+            raise
+
+    spec = world.child("a", world.actor(run), shutdown_grace_s=3.0)
+    async with world.running(world.sup("root", "one_for_one", spec)):
+        pass
+    (at, text), = seen
+    assert at == pytest.approx(3.0)
+    assert "root/a did not stop within 3.0 s" in text
+    assert world.kinds("root/a")[-1] is EventKind.STOP_FAILED  # OTP: killed after the timeout is a shutdown_error
+
+
+async def test_no_grace_means_cancelled_at_once_and_that_is_no_error(world) -> None:
+    async def run(ctx) -> None:
+        ctx.ready()
+        await trio.sleep_forever()
+
+    spec = world.child("a", world.actor(run), shutdown_grace_s=0)
+    async with world.running(world.sup("root", "one_for_one", spec)):
+        pass
+    assert trio.current_time() < 0.01
+    assert world.kinds("root/a")[-1] is EventKind.STOPPED
+
+
+async def test_an_unstoppable_child_is_named_with_its_stack_and_the_siblings_still_stop(world) -> None:
+    release = trio.Event()
+    bad = world.child("bad", world.actor(partial(ignore_everything, release)))
+    with pytest.RaisesGroup(pytest.RaisesExc(UnstoppableChild, match=r"root/bad did not stop.*ignore_everything")):
+        async with world.running(world.sup("root", "one_for_one", "a", bad, "c")):
+            pass
+    assert world.take() == "+a +c -c -a"
+    assert world.kinds("root/bad")[-2:] == [EventKind.UNSTOPPABLE, EventKind.FATAL]
+    assert world.state("bad") == "FAILED"
+    assert trio.current_time() == pytest.approx(7.1, abs=0.2)  # 5 s grace, 2 s after the cancel
+    release.set()
+
+
+async def test_a_registered_shield_is_opened_before_giving_up(world) -> None:
+    async def run(ctx) -> None:
+        ctx.ready()
+        with ctx.shielded(3600.0):
+            await trio.sleep_forever()
+
+    async with world.running(world.sup("root", "one_for_one", "a", world.child("s", world.actor(run)))):
+        pass
+    assert trio.current_time() == pytest.approx(7.0, abs=0.1)
+
+
+async def test_no_twin_is_started_beside_an_unstoppable_child(world) -> None:
+    release = trio.Event()
+    starts = []
+
+    async def run(ctx) -> None:
+        starts.append(ctx.incarnation)
+        await ignore_everything(release, ctx)
+
+    spec = world.sup("root", "one_for_all", "a", world.child("bad", world.actor(run)))
+    with pytest.RaisesGroup(UnstoppableChild):
+        async with world.running(spec):
+            await world.crash("a")
+            await trio.sleep(60)
+    assert starts == [1]
+    release.set()
+
+
+async def test_the_whole_stop_keeps_its_deadline_however_many_children_are_slow(world) -> None:
+    async def slow(ctx) -> None:
+        await trio.sleep(60)
+
+    names = [f"c{i}" for i in range(20)]
+    for name in names:
+        world.on_drain[name] = slow
+    async with world.running(
+        world.sup("root", "one_for_one", *(world.child(n, shutdown_grace_s=30.0) for n in names)),
+        shutdown_deadline_s=10.0,
+    ):
+        pass
+    assert trio.current_time() <= 10.0
+    assert {world.state(n) for n in names} == {"STOPPED"}
+
+
+async def test_twenty_unstoppable_children_cannot_stretch_the_deadline(world) -> None:
+    release = trio.Event()
+    specs = [world.child(f"c{i}", world.actor(partial(ignore_everything, release))) for i in range(20)]
+    with pytest.RaisesGroup(UnstoppableChild):
+        async with world.running(world.sup("root", "one_for_one", *specs), shutdown_deadline_s=10.0):
+            pass
+    assert trio.current_time() <= 10.2
+    release.set()
+
+
+@pytest.mark.parametrize("kind", [LogSyncFailed, InvariantViolation, ConfigError])
+async def test_a_fatal_error_stops_the_rest_in_order_and_is_raised_itself(world, kind) -> None:
+    flow = world.sup("flow", "one_for_one", "bridge", "ingest")
+    spec = world.sup("root", "rest_for_one", "buffer", flow)
+    with pytest.RaisesGroup(kind):
+        async with world.running(spec, fatal=(LogSyncFailed, InvariantViolation, ConfigError)):
+            world.take()
+            await world.crash("buffer", ExceptionGroup("inside a nursery", [OSError("x"), kind("disk")]))
+            await trio.sleep(100)
+    assert world.take() == "-buffer -ingest -bridge"
+
+
+async def test_a_fatal_error_deep_down_while_starting_comes_out_unwrapped(world) -> None:
+    world.fail_start("b", error=ConfigError("port 8800 is taken"))
+    spec = world.sup("root", "one_for_one", "a", world.sup("inner", "one_for_one", "b"))
+    with pytest.raises(ConfigError, match="port 8800"):
+        await world.run(spec, fatal=(ConfigError,))
+    assert world.take() == "+a +b -a"
+
+
+async def test_a_stop_interrupts_a_start_that_hangs(world) -> None:
+    world.start_script["b"].append(lambda ctx: trio.sleep_forever())
+    async with world.running(world.sup("root", "one_for_one", "a", world.child("b", shutdown_grace_s=1.0), "c")):
+        pass
+    assert trio.current_time() == pytest.approx(1.0, abs=0.1)
+    assert world.take() == "+a +b -a"
+
+
+async def test_an_earlier_sibling_is_still_supervised_while_later_ones_drain(world) -> None:
+    async def drain(ctx) -> None:
+        await trio.sleep(4)
+
+    world.on_drain["flow"] = drain
+    async with world.running(world.sup("root", "one_for_one", world.sup("s", "one_for_one", "storage"), "flow")) as n:
+        world.take()
+        world.stop.set()
+        n.start_soon(trio.sleep, 2)
+        await trio.sleep(1)
+        await world.crash("storage")
+        assert world.take() == "-storage +storage"
+
+
+@pytest.mark.parametrize("where", ["return", "cleanup", "group", "system_exit"])
+async def test_awkward_ends_are_crashes_of_one_child_only(world, where: str) -> None:
+    async def run(ctx) -> None:
+        ctx.ready()
+        if ctx.incarnation > 1:
+            await ctx.drain_requested.wait()
+            return
+        if where == "cleanup":
+            try:
+                raise world.Boom
+            finally:
+                raise ValueError("in cleanup")
+        if where == "group":
+            raise BaseExceptionGroup("g", [GeneratorExit(), world.Boom()])
+        if where == "system_exit":
+            raise GeneratorExit
+
+    async with world.running(world.sup("root", "one_for_one", "a", world.child("x", world.actor(run)), "c")):
+        assert world.state("x") == "RUNNING"
+        assert world.child_state("x").restarts == 1
+        assert world.take() == "+a +c"
+
+
+async def test_a_child_that_leaks_a_nursery_is_named_and_hurts_nobody(world) -> None:
+    leaked = []
+
+    async def forever() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            leaked.append("ended")
+
+    async def run(ctx) -> None:
+        ctx.ready()
+        if ctx.incarnation == 1:
+            nursery = await trio.open_nursery().__aenter__()
+            nursery.start_soon(forever)
+            await trio.sleep(1)
+            return
+        await ctx.drain_requested.wait()
+
+    async with world.running(world.sup("root", "one_for_one", "a", world.child("leaky", world.actor(run)), "c")):
+        await trio.sleep(5)
+        assert world.take() == "+a +c"
+        assert world.child_state("leaky").restarts == 1
+        assert "Nursery" in world.child_state("leaky").last_exit or "corrupted" in world.child_state("leaky").last_exit
+        assert leaked == ["ended"]
+
+
+async def test_a_child_that_swallows_cancellation_and_returns_counts_as_stopped(world) -> None:
+    async def run(ctx) -> None:
+        ctx.ready()
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            return
+
+    spec = world.child("a", world.actor(run), shutdown_grace_s=0)
+    async with world.running(world.sup("root", "one_for_one", spec)):
+        pass
+    assert world.child_state("a").last_exit == "killed"
+
+
+async def test_keyboard_interrupt_in_a_child_is_a_stop_request(world) -> None:
+    with pytest.RaisesGroup(KeyboardInterrupt):
+        async with world.running(world.sup("root", "one_for_one", "a", "b")):
+            await world.crash("b", KeyboardInterrupt())
+            await trio.sleep(10)
+    assert world.take() == "+a +b -b -a"
+
+
+async def test_nothing_to_do_any_more_is_not_an_end_of_the_tree(world) -> None:
+    """A tree whose children have all ended normally stays up, as in OTP; who wants it to end sets `stop`."""
+    spec = world.sup("root", "one_for_one", world.child("a", restart=Restart.TRANSIENT))
+    async with world.running(spec):
+        await world.end("a")
+        await trio.sleep(100)
+        assert world.state("root") == "RUNNING"
