@@ -127,9 +127,8 @@ class Recovery:
             found.damage += [_damage(segment, gap) for gap in gaps]
             for gap in gaps:
                 self._quarantine(segment, file, gap, "frame")
-            if torn is not None:
+            if torn is not None and self._quarantine(segment, file, torn, "torn"):
                 found.torn.append(_damage(segment, torn))
-                self._quarantine(segment, file, torn, "torn")
             self._seal(file, HEADER_BYTES + end - segment.base)
         finally:
             file.close()
@@ -143,19 +142,22 @@ class Recovery:
             file.truncate(size)
         file.sync()  # also makes frames durable that a killed writer had written and not synced
 
-    def _quarantine(self, segment: Segment, file: File, gap: Gap, kind: str) -> None:
-        """Keep the bytes for a person to look at, before anything is cut."""
+    def _quarantine(self, segment: Segment, file: File, gap: Gap, kind: str) -> bool:
+        """Keep the bytes for a person to look at, before anything is cut. False if there is nothing but zeros."""
         data = file.pread(gap.end - gap.position, HEADER_BYTES + gap.position - segment.base).rstrip(b"\0")
+        if not data:
+            return False
         folder = self.directory / QUARANTINE
         self.disk.make_directory(folder)
         name = f"{gap.position:020d}.{kind}"
         if self.disk.exists(folder / name):
-            return
+            return True
         self.disk.write_atomic(folder / name, data)
         line = f"{name} {segment.path.name} [{gap.position}, {gap.end}) {gap.reason}\n".encode()
         index = folder / "index"
         before = self.disk.read_bytes(index) if self.disk.exists(index) else b""
         self.disk.write_atomic(index, before + line)
+        return True
 
     # --- the state behind the last good frame
 
