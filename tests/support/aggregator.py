@@ -18,9 +18,10 @@ from actors.market.candles import NS_PER_MINUTE, TIMEFRAMES
 from actors.market.coverage import Coverage, coverage_batch
 from actors.market.flags import Flag
 from actors.market.rules import validate_quotes, validate_trades
-from runtime.actor import ActorContext, Seams
+from runtime.actor import ActorContext, Seams, offload_to_thread
 from runtime.board import Board
 from runtime.clock import VirtualClock
+from runtime.disk import Disk
 from runtime.disk_memory import MemoryDisk, SimulatedCrash
 from runtime.entropy import SeededEntropy
 from runtime.log.appender import Appender, AppendRequest
@@ -212,7 +213,11 @@ class World:
     """A log and a disk that outlive the aggregator's lives."""
 
     log: MemoryLog = attrs.field(factory=MemoryLog)
-    disk: MemoryDisk = attrs.field(factory=MemoryDisk)
+    disk: Disk = attrs.field(factory=MemoryDisk)
+    directory: Path = STATE
+    threads: bool = False
+    write_s: float = 0.5
+    """How long the log takes for a group."""
     spec: AggregatorSpec = attrs.field(factory=AggregatorSpec)
     groups_per_read: int = 3
     steps: dict[str, int] = attrs.field(factory=dict)
@@ -238,12 +243,12 @@ class World:
             consumer=MemoryConsumer(self.log, self.groups_per_read),
             appender=Appender(inbox=inbox, lookup=lambda name: self.log.producers.get(name, ProducerState())),
             disk=self.disk,
-            directory=STATE,
+            directory=self.directory,
             spec=self.spec,
         )
         if death and death.step == "disk":
             self.disk.crash_after(death.after)
-        operations = self.disk.operations
+        operations = getattr(self.disk, "operations", 0)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write, inbox, death)
             async with trio.open_nursery() as working:
@@ -254,7 +259,7 @@ class World:
                     await self._caught_up()
                 ctx.drain_requested.set()
             nursery.cancel_scope.cancel()
-        self.steps["disk"] = self.disk.operations - operations
+        self.steps["disk"] = getattr(self.disk, "operations", 0) - operations
 
     async def _caught_up(self) -> None:
         with trio.fail_after(600):
@@ -268,7 +273,7 @@ class World:
         """The buffer: slow enough that outputs are in flight while other things go on."""
         while True:
             request = await inbox.receive()
-            await trio.sleep(0.5)
+            await trio.sleep(self.write_s if not self.threads else 0.01)
             if request.draft is None:
                 request.answer(outcome.Value(None))
                 continue
@@ -281,7 +286,7 @@ class World:
         async def offload(fn: Callable[[], object], *, limiter=None):
             await trio.lowlevel.checkpoint()
             self._step("offload", death)
-            return fn()
+            return await offload_to_thread(fn) if self.threads else fn()
 
         return offload
 

@@ -9,6 +9,7 @@ import trio
 
 from actors.aggregator import aggregator, core
 from actors.aggregator.aggregator import AggregatorSpec
+from runtime.disk import RealDisk
 from runtime.errors import InvariantViolation, LogError
 from runtime.log.types import ProducerState
 from tests.support.aggregator import (
@@ -270,16 +271,29 @@ async def broken_by(step, *, spec=EAGER, backlog=True):
     return False
 
 
+@pytest.mark.slow
 async def test_the_harness_finds_nothing_wrong_with_the_real_one(autojump_clock):
     assert not await broken_by("disk")
     assert not await broken_by("before append")
 
 
 async def test_control_a_checkpoint_before_the_append_loses_candles(autojump_clock, monkeypatch):
-    async def at_once(self):
-        await trio.lowlevel.checkpoint()
+    inside = []
+    settle, checkpoint = aggregator._Incarnation._settle, aggregator._Incarnation._checkpoint
 
-    monkeypatch.setattr(aggregator._Incarnation, "_settle", at_once)
+    async def settle_but_not_for_a_checkpoint(self):
+        if not inside:
+            await settle(self)
+
+    async def hasty(self):
+        inside.append(1)
+        try:
+            return await checkpoint(self)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(aggregator._Incarnation, "_settle", settle_but_not_for_a_checkpoint)
+    monkeypatch.setattr(aggregator._Incarnation, "_checkpoint", hasty)
     assert await broken_by("before append")
 
 
@@ -311,3 +325,26 @@ async def test_control_a_replay_without_suppression_writes_candles_twice(autojum
     real = core.Core.apply
     monkeypatch.setattr(core.Core, "apply", lambda self, groups, *, suppressed_to: real(self, groups, suppressed_to=0))
     assert await broken_by("after append")
+
+
+async def test_on_real_files_and_threads_it_resumes_from_what_it_wrote(tmp_path):
+    world = World(disk=RealDisk(), directory=tmp_path / "state", threads=True)
+    assert await world.life(INPUTS[:3])
+    names = sorted(path.name for path in (tmp_path / "state").iterdir())
+    assert names == [
+        "C%3AEURUSD.quotes.16191.day",
+        "C%3AEURUSD.quotes.16192.day",
+        "C%3AUSDJPY.quotes.16191.day",
+        "checkpoint.json",
+    ]
+    assert await world.life(INPUTS)
+    for symbol, truth in TRUTHS.items():
+        assert latest(row for row in world.log.rows() if row["symbol"] == symbol) == truth.candles()
+
+
+async def test_cancelled_while_it_waits_it_ends_at_once(autojump_clock):
+    world = World(spec=EAGER, write_s=100.0)
+    with trio.move_on_after(7.77) as scope:
+        await world.life(INPUTS)
+    assert scope.cancelled_caught
+    assert trio.current_time() == pytest.approx(7.77, abs=0.01)
