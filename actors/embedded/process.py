@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -101,6 +102,7 @@ def spawn(argv: Sequence[str], *, env: Mapping[str, str], log_path: Path) -> Spa
     read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
     try:
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        _keep_descriptors_to_ourselves()
         pid = os.posix_spawn(
             "/bin/sh",
             ["sh", "-c", TRAMPOLINE, "sh", *argv],
@@ -202,3 +204,15 @@ async def stop(who: ProcessId, *, signal_number: int, grace_s: float, kill_grace
     with trio.fail_after(kill_grace_s):
         await wait_exit(who)
     return f"killed after {grace_s:g} s"
+
+
+def _keep_descriptors_to_ourselves() -> None:
+    """Mark every descriptor but the standard three close-on-exec.
+
+    `posix_spawn` hands on whatever is inheritable, and libraries make theirs so (hypercorn its listening sockets): a
+    server that outlives us would keep the port of the status page.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the descriptor of this listing is gone by now
+            if int(name) > 2:
+                os.set_inheritable(int(name), False)
