@@ -72,7 +72,7 @@ class Chains:
         started: trio.MemorySendChannel[tuple[int, int, Pages]],
     ) -> None:
         """Start a chain whenever a slot is free, in time order: the one that is waited for always has a slot."""
-        async with started:
+        with started:
             for from_ns, to_ns in spans:
                 await slots.acquire()
                 pages_in, pages = trio.open_memory_channel[outcome.Outcome[Page]](self.limits.pages_ahead)
@@ -80,7 +80,7 @@ class Chains:
                 await started.send((from_ns, to_ns, pages))
 
     async def _run_chain(self, from_ns: int, to_ns: int, pages: PagesIn) -> None:
-        async with pages:
+        with pages:
             try:
                 await self._deliver(from_ns, to_ns, pages)
             except PermanentSourceError as exc:
@@ -147,7 +147,7 @@ async def _generator(
 async def _each(
     started: trio.MemoryReceiveChannel[tuple[int, int, Pages]], slots: trio.Semaphore
 ) -> AsyncGenerator[tuple[int, int, Pages], None]:
-    async with started:
+    with started:
         async for chain in started:
             yield chain
             slots.release()  # whoever comes back for the next one has taken all of this

@@ -25,18 +25,13 @@ PRODUCER = "history/C:EURUSD/quotes"
 FAST = FetchLimits(backoff=Backoff(initial_s=0.1, max_s=2.0))
 
 
-@pytest.fixture(autouse=True)
-def virtual_time(autojump_clock):
-    """Waits cost nothing."""
-
-
 def one(kit, ticks, *, hours=6, **source):
     end = kit.T0 + hours * NS_PER_HOUR
     history = HistoryJob(symbol=EURUSD, kind="quotes", from_ns=kit.T0, to_ns=end)
     return kit.Rig(source=lambda: MemoryHistory(ticks={EURUSD: ticks}, **source), history=(history,)), end
 
 
-async def test_history_arrives_once_in_gap_free_slices_with_a_position_that_says_so(kit):
+async def test_history_arrives_once_in_gap_free_slices_with_a_position_that_says_so(kit, autojump_clock):
     ticks = kit.make_ticks(1, kit.T0, kit.T0 + 6 * NS_PER_HOUR, 5_000)
     rig, end = one(kit, ticks, page_rows=700)
     await rig.run_idle()
@@ -53,7 +48,7 @@ async def test_history_arrives_once_in_gap_free_slices_with_a_position_that_says
     assert (job.finished, job.done_to_ns, job.rows) == (True, end, 5_000)
 
 
-async def test_a_second_run_asks_and_appends_nothing(kit):
+async def test_a_second_run_asks_and_appends_nothing(kit, autojump_clock):
     ticks = kit.make_ticks(2, kit.T0, kit.T0 + 6 * NS_PER_HOUR, 1_000)
     sources = []
     rig, _ = one(kit, ticks)
@@ -67,7 +62,7 @@ async def test_a_second_run_asks_and_appends_nothing(kit):
     assert all(source.closed for source in sources)
 
 
-async def test_an_interval_without_ticks_is_covered_as_empty(kit):
+async def test_an_interval_without_ticks_is_covered_as_empty(kit, autojump_clock):
     rig, end = one(kit, no_ticks(), hours=2)
     await rig.run_idle()
     pieces = [kit.read(d) for d in rig.log.drafts]
@@ -75,7 +70,7 @@ async def test_an_interval_without_ticks_is_covered_as_empty(kit):
     assert kit.covered(rig.log, PRODUCER) == [(kit.T0, end)]
 
 
-async def test_slices_name_the_requests_that_gave_their_rows(kit):
+async def test_slices_name_the_requests_that_gave_their_rows(kit, autojump_clock):
     ticks = kit.make_ticks(3, kit.T0, kit.T0 + 6 * NS_PER_HOUR, 3_000)
     rig, _ = one(kit, ticks, page_rows=400)
     await rig.run_idle()
@@ -84,7 +79,7 @@ async def test_slices_name_the_requests_that_gave_their_rows(kit):
 
 
 @pytest.mark.parametrize("fault", [f for f in Fault if f is not Fault.UNKNOWN_SYMBOL])
-async def test_each_fault_on_each_answer_costs_time_and_nothing_else(kit, fault):
+async def test_each_fault_on_each_answer_costs_time_and_nothing_else(kit, autojump_clock, fault):
     ticks = kit.make_ticks(4, kit.T0, kit.T0 + 2 * NS_PER_HOUR, 300, tie_share=0.5)
     fired = 0
     for at in range(8):
@@ -99,7 +94,7 @@ async def test_each_fault_on_each_answer_costs_time_and_nothing_else(kit, fault)
     assert fired, f"{fault} never happened: the test proves nothing"
 
 
-async def test_a_border_that_is_always_wrong_still_gets_on(kit):
+async def test_a_border_that_is_always_wrong_still_gets_on(kit, autojump_clock):
     """A server whose cursor repeats a row at every border: the first page after a start needs no border."""
     ticks = kit.make_ticks(5, kit.T0, kit.T0 + 2 * NS_PER_HOUR, 500)
     rig, end = one(kit, ticks, hours=2, page_rows=100)
@@ -125,7 +120,7 @@ scenarios = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-def run_scenario(kit, s):
+def run_scenario(kit, s, *, within_s=3_600):
     """Seeded world, faults and kills; True when the log holds what the vendor holds."""
 
     async def main():
@@ -149,7 +144,7 @@ def run_scenario(kit, s):
             rig.log.crash_at = len(rig.log.drafts) + crash
             if await rig.run_until(lambda: rig.board.jobs_idle):
                 rig.log.crash_at = None
-        await rig.run_idle()
+        await rig.run_idle(within_s=within_s)
         assert kit.stored(rig.log, PRODUCER) == kit.as_counter(ticks, start, end)
         assert kit.covered(rig.log, PRODUCER) == [(start, end)]
         kit.check_positions(rig.log, PRODUCER)
@@ -158,7 +153,7 @@ def run_scenario(kit, s):
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(scenarios)
 def test_any_pages_faults_and_kills_leave_every_tick_once(kit, scenario):
     run_scenario(kit, scenario)
@@ -172,7 +167,7 @@ def caught(kit, **changes):
         scenario |= {"crashes": [1, 2, 1], "chains": 3, "minutes": 150, "span_minutes": 60} | changes
         try:
             run_scenario(kit, scenario)
-        except (AssertionError, BaseExceptionGroup):
+        except (AssertionError, BaseExceptionGroup, trio.TooSlowError):
             failures += 1
     return failures
 
@@ -256,15 +251,15 @@ def test_mutant_local_time_taken_as_utc_is_caught(kit, monkeypatch):
         return attrs.evolve(page, rows=rows, ts_ns=page.ts_ns - 5 * NS_PER_HOUR)
 
     monkeypatch.setattr(memory.MemoryHistory, "_decoded", shifted)
-    with pytest.raises(BaseExceptionGroup):  # outside the range: never proven, so never appended
-        run_scenario(kit, SHORT)
+    with pytest.raises(trio.TooSlowError):  # outside the range: never proven, so never appended
+        run_scenario(kit, SHORT, within_s=60)
 
 
 SHORT = {"seed": 1, "rows": 120, "tie_share": 0.4, "page_rows": 50, "faults": [], "crashes": [], "chains": 1}
 SHORT |= {"minutes": 60, "span_minutes": 60}
 
 
-async def test_killed_at_every_append_in_turn_it_resumes(kit):
+async def test_killed_at_every_append_in_turn_it_resumes(kit, autojump_clock):
     ticks = kit.make_ticks(6, kit.T0, kit.T0 + 6 * NS_PER_HOUR, 600)
     rig, end = one(kit, ticks, page_rows=100)
     rig.limits = DownloadLimits(fetch=FAST, span_ns=NS_PER_HOUR)
@@ -277,7 +272,7 @@ async def test_killed_at_every_append_in_turn_it_resumes(kit):
     assert kit.stored(rig.log, PRODUCER) == kit.as_counter(ticks, kit.T0, end)
 
 
-async def test_chains_are_prefetched_within_their_bound_and_appended_in_order(kit):
+async def test_chains_are_prefetched_within_their_bound_and_appended_in_order(kit, autojump_clock):
     ticks = kit.make_ticks(7, kit.T0, kit.T0 + 24 * NS_PER_HOUR, 2_400)
     took = {}
     for chains in (1, 4):
@@ -294,7 +289,7 @@ async def test_chains_are_prefetched_within_their_bound_and_appended_in_order(ki
     assert took[4] < took[1] / 3
 
 
-async def test_a_slow_log_stops_the_reading(kit):
+async def test_a_slow_log_stops_the_reading(kit, autojump_clock):
     """P6: what is fetched and not appended is bounded by the chains and their pages."""
     ticks = kit.make_ticks(8, kit.T0, kit.T0 + 24 * NS_PER_HOUR, 24_000)
     rig, _ = one(kit, ticks, hours=24, page_rows=100)
@@ -314,12 +309,13 @@ async def test_a_slow_log_stops_the_reading(kit):
     assert len(rig.log.drafts) <= 1
 
 
-async def test_an_outage_of_hours_is_waited_out_and_shown(kit):
+async def test_an_outage_of_hours_is_waited_out_and_shown(kit, autojump_clock):
     ticks = kit.make_ticks(9, kit.T0, kit.T0 + NS_PER_HOUR, 100)
     rig, end = one(kit, ticks, hours=1)
     source = rig.source()
     rig.source = lambda: source
-    down_until_s = trio.current_time() + 4 * 3600
+    rig.limits = DownloadLimits()
+    down_until_s = trio.current_time() + 2 * 3600
     source.next_fault = lambda: Fault.HTML if trio.current_time() < down_until_s else None
 
     async def look():
@@ -334,10 +330,10 @@ async def test_an_outage_of_hours_is_waited_out_and_shown(kit):
         await rig.run_idle()
     assert rig.board.dependencies["memory"].state is DependencyState.UP
     assert kit.stored(rig.log, PRODUCER) == kit.as_counter(ticks, kit.T0, end)
-    assert source.requests < 4 * 3600  # backoff, no storm
+    assert source.requests < 600  # backoff, no storm
 
 
-async def test_a_rate_limit_is_waited_for_and_is_not_down(kit):
+async def test_a_rate_limit_is_waited_for_and_is_not_down(kit, autojump_clock):
     ticks = kit.make_ticks(10, kit.T0, kit.T0 + NS_PER_HOUR, 100)
     rig, _ = one(kit, ticks, hours=1)
     source = rig.source()
@@ -350,7 +346,7 @@ async def test_a_rate_limit_is_waited_for_and_is_not_down(kit):
     assert rig.board.dependencies["memory"].state is DependencyState.UP
 
 
-async def test_a_refused_symbol_is_named_and_does_not_stop_the_others(kit):
+async def test_a_refused_symbol_is_named_and_does_not_stop_the_others(kit, autojump_clock):
     ticks = kit.make_ticks(11, kit.T0, kit.T0 + NS_PER_HOUR, 100)
     end = kit.T0 + NS_PER_HOUR
     rig = kit.Rig(
@@ -366,26 +362,27 @@ async def test_a_refused_symbol_is_named_and_does_not_stop_the_others(kit):
     assert missing.position == {"covered": [], "job": "", "job_done_to": 0}
 
 
-async def test_a_refused_history_is_tried_again_a_day_later(kit):
+async def test_a_refused_history_is_tried_again_later(kit, autojump_clock):
     end = kit.T0 + NS_PER_HOUR
     ticks = kit.make_ticks(12, kit.T0, end, 100)
     held = {}
     rig = kit.Rig(
         source=lambda: MemoryHistory(ticks=held),
         history=(HistoryJob(symbol=EURUSD, kind="quotes", from_ns=kit.T0, to_ns=end),),
+        limits=DownloadLimits(permanent_retry_s=300.0),
     )
 
     async def entitle():
-        await trio.sleep(3600)
+        await trio.sleep(100)
         held[EURUSD] = ticks
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(entitle)
-        await rig.run_until(lambda: rig.board.jobs.get("history/C:EURUSD/quotes") and not rig.board.jobs["history/C:EURUSD/quotes"].error and rig.board.jobs["history/C:EURUSD/quotes"].finished, within_s=2 * 86_400)  # fmt: skip
+        await rig.run_until(lambda: is_finished(rig))
     assert kit.stored(rig.log, PRODUCER) == kit.as_counter(ticks, kit.T0, end)
 
 
-async def test_without_an_end_it_follows_the_clock_minute_by_minute(kit):
+async def test_without_an_end_it_follows_the_clock_minute_by_minute(kit, autojump_clock):
     start = kit.T0
     ticks = kit.make_ticks(13, start, start + 3 * NS_PER_HOUR, 3_000)
     rig = kit.Rig(
@@ -408,7 +405,7 @@ async def test_without_an_end_it_follows_the_clock_minute_by_minute(kit):
     assert len(ends) >= 9
 
 
-async def test_a_history_that_ends_in_the_future_does_not_claim_it(kit):
+async def test_a_history_that_ends_in_the_future_does_not_claim_it(kit, autojump_clock):
     start = kit.T0
     rig = kit.Rig(
         source=lambda: MemoryHistory(ticks={EURUSD: no_ticks()}),
@@ -417,8 +414,13 @@ async def test_a_history_that_ends_in_the_future_does_not_claim_it(kit):
     )
     await rig.run_until(lambda: rig.board.jobs_idle)
     assert kit.covered(rig.log, PRODUCER) == [(start, start + 59 * NS_PER_MINUTE)]
-    await rig.run_until(lambda: rig.board.jobs.get("history/C:EURUSD/quotes") and rig.board.jobs["history/C:EURUSD/quotes"].finished)  # fmt: skip
+    await rig.run_until(lambda: is_finished(rig))
     assert kit.covered(rig.log, PRODUCER) == [(start, start + 2 * NS_PER_HOUR)]
+
+
+def is_finished(rig):
+    job = rig.board.jobs.get("history/C:EURUSD/quotes")
+    return job is not None and job.finished
 
 
 def backfill(kit, **changes):
@@ -432,7 +434,7 @@ def backfill(kit, **changes):
     return BackfillJob(**(base | changes))
 
 
-async def test_a_backfill_fetches_only_what_is_not_covered_and_is_forgotten(kit):
+async def test_a_backfill_fetches_only_what_is_not_covered_and_is_forgotten(kit, autojump_clock):
     ticks = kit.make_ticks(14, kit.T0, kit.T0 + 6 * NS_PER_HOUR, 600)
     rig, _ = one(kit, ticks, hours=1)
     await rig.run_idle()
@@ -444,7 +446,7 @@ async def test_a_backfill_fetches_only_what_is_not_covered_and_is_forgotten(kit)
     assert kit.stored(rig.log, PRODUCER) == kit.as_counter(ticks, kit.T0, kit.T0 + 3 * NS_PER_HOUR)
 
 
-async def test_a_refetch_replaces_and_a_kill_resumes_it_where_it_was(kit):
+async def test_a_refetch_replaces_and_a_kill_resumes_it_where_it_was(kit, autojump_clock):
     first = kit.make_ticks(15, kit.T0, kit.T0 + 6 * NS_PER_HOUR, 600)
     second = kit.make_ticks(16, kit.T0, kit.T0 + 6 * NS_PER_HOUR, 600)
     rig, end = one(kit, first)
@@ -464,7 +466,7 @@ async def test_a_refetch_replaces_and_a_kill_resumes_it_where_it_was(kit):
     assert rig.jobs.jobs == []
 
 
-async def test_a_running_process_takes_a_job_at_once_and_once(kit):
+async def test_a_running_process_takes_a_job_at_once_and_once(kit, autojump_clock):
     ticks = {s: kit.make_ticks(17, kit.T0, kit.T0 + 6 * NS_PER_HOUR, 300) for s in (EURUSD, GBPUSD)}
     rig = kit.Rig(source=lambda: MemoryHistory(ticks=ticks))
     job = backfill(kit, symbols=(EURUSD, GBPUSD), kinds=("quotes", "trades"))
@@ -484,7 +486,7 @@ async def test_a_running_process_takes_a_job_at_once_and_once(kit):
     assert set(rig.board.jobs) == {"job-1/C:EURUSD/quotes", "job-1/C:GBPUSD/quotes"}
 
 
-async def test_a_backfill_that_the_vendor_refuses_is_set_aside_with_the_reason(kit):
+async def test_a_backfill_that_the_vendor_refuses_is_set_aside_with_the_reason(kit, autojump_clock):
     rig = kit.Rig(source=lambda: MemoryHistory(ticks={EURUSD: no_ticks()}))
     rig.jobs.jobs += [backfill(kit, symbols=(EURUSD, GBPUSD)), backfill(kit, id="bad", symbols=("EURUSD:X",))]
     await rig.run_idle()
@@ -493,7 +495,7 @@ async def test_a_backfill_that_the_vendor_refuses_is_set_aside_with_the_reason(k
     assert kit.covered(rig.log, PRODUCER) == [(kit.T0, kit.T0 + 3 * NS_PER_HOUR)]
 
 
-async def test_a_buffer_that_went_away_is_waited_for(kit):
+async def test_a_buffer_that_went_away_is_waited_for(kit, autojump_clock):
     ticks = kit.make_ticks(18, kit.T0, kit.T0 + 6 * NS_PER_HOUR, 600)
     rig, end = one(kit, ticks)
     refused = []
@@ -511,7 +513,7 @@ async def test_a_buffer_that_went_away_is_waited_for(kit):
     kit.check_positions(rig.log, PRODUCER)
 
 
-async def test_drained_in_the_middle_of_an_outage_it_ends_at_once(kit):
+async def test_drained_in_the_middle_of_an_outage_it_ends_at_once(kit, autojump_clock):
     rig, _ = one(kit, no_ticks(), hours=1)
     source = rig.source()
     source.next_fault = lambda: Fault.TIMEOUT
@@ -521,7 +523,7 @@ async def test_drained_in_the_middle_of_an_outage_it_ends_at_once(kit):
     assert source.closed
 
 
-async def test_a_minute_above_the_bound_goes_whole(kit):
+async def test_a_minute_above_the_bound_goes_whole(kit, autojump_clock):
     """300,000 rows in one minute, 10 in the next."""
     busy = np.sort(np.random.default_rng(1).integers(kit.T0, kit.T0 + NS_PER_MINUTE, 300_000))
     ts = np.concatenate([busy, kit.T0 + NS_PER_MINUTE + np.arange(10)])
