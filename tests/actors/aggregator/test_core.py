@@ -4,7 +4,7 @@ import itertools
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.aggregator import views
@@ -82,7 +82,6 @@ def one_slice(draw):
 
 
 @given(st.lists(one_slice(), max_size=8))
-@settings(deadline=None, max_examples=40)
 def test_latest_candles_equal_the_slow_fold_of_what_the_slices_hold_in_the_end(slices):
     bench = Bench()
     for one in slices:
@@ -91,7 +90,6 @@ def test_latest_candles_equal_the_slow_fold_of_what_the_slices_hold_in_the_end(s
 
 
 @given(st.lists(one_slice(), min_size=1, max_size=5, unique_by=lambda s: s[0] // HOUR), st.data())
-@settings(deadline=None, max_examples=40)
 def test_any_order_and_repetition_of_disjoint_slices_ends_in_the_same_candles(slices, data):
     reference = Bench()
     for one in slices:
