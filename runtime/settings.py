@@ -237,7 +237,7 @@ class EmbeddedSettings:
     """False: there is no publisher yet."""
     recording: str = _key("", "directory")
     """A folder with one feed (…/lean/Data/forex/oanda) that the simulator serves; "" = a synthetic market."""
-    seed: int = _key(0, "seed", whole(0, 2**63 - 1))
+    seed: int = _key(0, "", whole(0, 2**63 - 1))
     """The synthetic market is a function of this number: the same seed gives the same ticks."""
     latency_ms: int = _key(0, "ms", whole(0, 60_000))
     """The simulator waits so long before each answer: to watch a run, or to interrupt one."""

@@ -6,6 +6,9 @@ from typing import Protocol
 
 import attrs
 
+from actors.market.symbols import AssetClass, parse_symbol
+from runtime.errors import ConfigError
+
 
 @attrs.frozen(kw_only=True)
 class BackfillRequest:
@@ -27,3 +30,14 @@ class SubmitBackfill(Protocol):
         Raises: NotConnected when it cannot take on any more now, ConfigError when the request cannot be meant.
         """
         ...
+
+
+def orderable(text: str) -> str:
+    """The canonical spelling of a symbol whose history can be ordered. Raises: ConfigError with what to write."""
+    try:
+        symbol = parse_symbol(text)
+    except ValueError as exc:
+        raise ConfigError(str(exc)) from exc
+    if symbol.asset_class is not AssetClass.FX:
+        raise ConfigError(f"{text}: only currency pairs such as C:EURUSD are available in this version")
+    return str(symbol)

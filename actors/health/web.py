@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from actors.health.guard import is_own_host, is_own_origin
 from actors.health.page import page
-from actors.health.port import BackfillRequest, SubmitBackfill
+from actors.health.port import BackfillRequest, SubmitBackfill, orderable
 from actors.health.probes import Probes
 from actors.health.report import About, report
 from runtime.board import Board
@@ -118,10 +118,10 @@ class Surface:
         if not isinstance(fields, dict) or (unknown := set(fields) - {"symbols", "kinds", "from", "to", "refetch"}):
             names = f", not {', '.join(sorted(unknown))}" if isinstance(fields, dict) else ""
             raise ConfigError(f"expected an object with symbols, from, to and optionally kinds, refetch{names}")
-        symbols = _texts(fields, "symbols", [])
         kinds = _texts(fields, "kinds", list(self.kinds))
         if other := set(kinds) - set(self.kinds):
             raise ConfigError(f"kinds: {', '.join(sorted(other))} is not one of {', '.join(self.kinds)}")
+        symbols = tuple(orderable(text) for text in _texts(fields, "symbols", []))
         refetch = fields.get("refetch", False)
         if not isinstance(refetch, bool):
             raise ConfigError("refetch: expected true or false")

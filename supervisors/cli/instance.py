@@ -10,6 +10,7 @@ import attrs
 import httpx
 
 from runtime.disk import RealDisk
+from runtime.disk_port import Lock
 from runtime.errors import ConfigError, NotConnected
 from runtime.log.meta import LOCK
 from runtime.settings import Settings
@@ -17,15 +18,28 @@ from runtime.settings import Settings
 ANSWER_S_MAX = 10.0
 
 
-def is_running(settings: Settings) -> bool:
-    """True while a process holds the data directory's log. Looking takes nothing away from it."""
+def try_lock(settings: Settings) -> Lock | None:
+    """The data directory for ourselves; None while a process works there. It must hold a log (`has_data`).
+
+    Raises: ConfigError when its files are not ours to open.
+    """
     path = settings.pipeline.data_dir / "log" / LOCK
-    if not path.exists():
-        return False
     try:
-        lock = RealDisk().lock(path)
+        return RealDisk().lock(path)
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror}") from exc
+
+
+def has_data(settings: Settings) -> bool:
+    """True when a pipeline was started on this data directory before."""
+    return (settings.pipeline.data_dir / "log" / LOCK).exists()
+
+
+def is_running(settings: Settings) -> bool:
+    """True while a process holds the data directory's log. Looking takes nothing away from it."""
+    if not has_data(settings):
+        return False
+    lock = try_lock(settings)
     if lock is None:
         return True
     lock.release()
@@ -72,7 +86,7 @@ class Instance:
                 answer = client.request(method, self.url + path, **more)
             body = answer.json()
         except (httpx.HTTPError, ValueError) as exc:
-            raise NotConnected(f"no answer from {self.url}: {exc or type(exc).__name__}") from exc
+            raise NotConnected(f"no answer from {self.url}: {str(exc) or type(exc).__name__}") from exc
         if not isinstance(body, dict):
             raise NotConnected(f"{self.url} is not this pipeline: it answers something else")
         if answer.status_code >= 500:

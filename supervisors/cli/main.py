@@ -9,10 +9,13 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from logging.handlers import RotatingFileHandler
 from typing import NoReturn
 
+from runtime.clock import SystemClock
 from runtime.errors import HoldfastError
 from runtime.settings import redact_dsn
+from runtime.telemetry import LogSetup, configure_logging
 from supervisors.cli.exits import Exit, decisive
 from supervisors.cli.options import LOG_FILE
 
@@ -54,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = argparse.Namespace(debug=False, data_dir=None)
     try:
         build_parser().parse_args(argv, args)
+        level = "debug" if args.debug else "warning"  # `run` sets up its own
+        configure_logging(LogSetup(clock=SystemClock(), stream=sys.stderr, log_format="text", log_level=level))
         code = int(args.run(args))
         sys.stdout.flush()
     except SystemExit as exc:  # argparse: --help, or a mistake that is already told
@@ -85,7 +90,7 @@ def _explain(error: BaseException, args: argparse.Namespace) -> int:
 def _where_more(error: BaseException, args: argparse.Namespace) -> str:
     if args.debug:
         return ""
-    if args.data_dir is not None and logging.getLogger().handlers:
+    if args.data_dir is not None and any(isinstance(h, RotatingFileHandler) for h in logging.getLogger().handlers):
         logging.getLogger("pipeline").critical("unexpected error", exc_info=error)
         return f"; details in {args.data_dir / LOG_FILE}"
     return "; details with --debug"

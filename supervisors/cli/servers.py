@@ -14,11 +14,10 @@ from actors.embedded.spec import EmbeddedHome
 from runtime.actor import ActorContext, Seams, offload_to_thread
 from runtime.board import Board, DependencyState
 from runtime.clock import SystemClock
-from runtime.disk import RealDisk
 from runtime.entropy import SystemEntropy
 from runtime.errors import ConfigError, NotConnected
-from runtime.log.meta import LOCK
 from runtime.settings import Settings
+from supervisors.cli.instance import has_data, try_lock
 from supervisors.tree import SINK_SERVER, server_spec
 
 START_S_MAX = 60.0
@@ -42,10 +41,9 @@ async def servers_for(settings: Settings, sinks: Collection[str], seams: Seams) 
     if not needed:
         yield
         return
-    folder = settings.pipeline.data_dir / "log"
-    if not (folder / LOCK).exists():
+    if not has_data(settings):
         raise ConfigError(f"{settings.pipeline.data_dir} holds no data yet: `pipeline run` makes it")
-    lock = RealDisk().lock(folder / LOCK)
+    lock = try_lock(settings)
     if lock is None:  # somebody works there: the servers are his
         await _wait_until_up(settings, needed)
         yield
@@ -120,3 +118,13 @@ async def _until_all_up(board: Board, needed: Collection[str]) -> None:
             await trio.sleep(POLL_S)
     reasons = "; ".join(f"{n}: {d.reason}" for n in needed if (d := board.dependencies.get(f"embedded.{n}")))
     raise NotConnected(f"not up after {START_S_MAX:g} s: {reasons}")
+
+
+def address_of(settings: Settings, sink: str) -> str:
+    """Where to read from a sink; embedded ones only inside `servers_for`. Raises: NotConnected."""
+    wanted = settings.sinks[sink]
+    if wanted.dsn != "embedded":
+        return wanted.dsn
+    home = EmbeddedHome(data_dir=settings.pipeline.data_dir)
+    name = SINK_SERVER[wanted.kind]
+    return server_spec(name, settings, home).url(home.port(name))
