@@ -3,6 +3,7 @@
 import itertools
 from decimal import Decimal
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -271,20 +272,47 @@ def test_control_without_the_final_bit_in_the_comparison_an_edge_stays_open_for_
         bench.check()
 
 
+def recorded_day(feed, day):
+    """(ts_ns, bid, ask) of a day of a recording."""
+    batch = feed.ticks(day)
+    return list(zip(*(batch.column(c).to_pylist() for c in ("ts_ns", "bid", "ask")), strict=True))
+
+
+def vendor_minutes(rows):
+    """(basis, start) -> prices of the latest 1m candles of the sides; every one must be final."""
+    minutes = {key[1:]: row for key, row in latest(rows).items() if key[0] == "1m" and key[1] != "mid"}
+    assert all(row[-1] for row in minutes.values())
+    return {key: row[:4] for key, row in minutes.items()}
+
+
 @pytest.mark.slow
-def test_a_recorded_week_by_slices_equals_its_ticks_by_the_slow_loop(lean_forex, tick_days):
-    """OANDA's files hour by hour through the core: vendor's minutes, all timeframes against one tick at a time."""
-    feed, bench = lean_forex("oanda"), Bench()
-    want = {}
-    for day in tick_days[:4]:
-        batch = feed.ticks(day)
-        ticks = list(zip(*(batch.column(c).to_pylist() for c in ("ts_ns", "bid", "ask")), strict=True))
-        start = ticks[0][0] // DAY * DAY
-        want |= feed.minutes(day)
-        bounds = range(start, start + DAY + HOUR, HOUR)
-        for low, high in itertools.pairwise(bounds):
-            bench.slice(low, high, [t for t in ticks if low <= t[0] < high])
+def test_a_recorded_day_by_slices_equals_its_ticks_by_the_slow_loop_in_every_timeframe(lean_forex):
+    bench = Bench()
+    ticks = recorded_day(lean_forex("oanda"), "20140505")
+    start = ticks[0][0] // DAY * DAY
+    for low in range(start, start + DAY, HOUR):
+        bench.slice(low, low + HOUR, [t for t in ticks if low <= t[0] < low + HOUR])
     bench.check()
-    minutes = {k[1:]: v for k, v in latest(bench.rows).items() if k[0] == "1m" and k[1] != "mid"}
-    assert minutes.keys() == want.keys()
-    assert all(minutes[key][:4] == tuple(map(Decimal, prices)) for key, prices in want.items())
+    assert {key[0] for key in latest(bench.rows)} == set(TIMEFRAMES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "minutes", "utc_offset"), [("oanda", 15_366, 0), ("fxcm", 15_857, -5)])
+def test_recorded_fortnight_by_slices_equals_the_vendors_minutes(lean_forex, tick_days, name, minutes, utc_offset):
+    """All hours from 2014-05-01 to 05-16 of the feed's clock, closed ones too: none differs, none missing, none extra."""
+    feed, bench, want = lean_forex(name), Bench(), {}
+    start = T0 - utc_offset * HOUR
+    by_hour = {}
+    for day in tick_days:
+        want |= {key: tuple(map(Decimal, prices)) for key, prices in feed.minutes(day).items()}
+        batch = feed.ticks(day)
+        hours = batch.column("ts_ns").to_numpy() // HOUR * HOUR
+        edges = [0, *(np.flatnonzero(np.diff(hours)) + 1).tolist(), len(hours)]
+        by_hour |= {int(hours[a]): batch.slice(a, b - a) for a, b in itertools.pairwise(edges)}
+    nothing = quotes([])
+    for low in range(start, start + 15 * DAY, HOUR):
+        bench.take(slice_frames(low, low + HOUR, by_hour.pop(low, nothing)))
+    assert not by_hour
+    got = vendor_minutes(bench.rows)
+    assert got == want
+    assert len(got) == 2 * minutes
