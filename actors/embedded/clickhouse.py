@@ -11,11 +11,12 @@ from pathlib import Path
 import attrs
 
 from actors.embedded.probe import probe_http
+from actors.embedded.process import send_signal, working_in
 from actors.embedded.python_server import SOURCE_ROOT, package_version, python_env, sources_digest
 from actors.embedded.record import fingerprint_of
 from actors.embedded.spec import EmbeddedHome
 from runtime.entropy import Entropy
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, NotConnected
 
 MODULE = "actors.embedded.clickhouse_server"
 USER = "holdfast"
@@ -46,9 +47,18 @@ class ClickHouseSpec:
             )
 
     def prepare(self, entropy: Entropy) -> None:
-        """A folder and a password; the engine makes the rest."""
+        """A folder and a password; the engine makes the rest. A server that lives although the record does not know
+        it (the record was deleted) holds the engine's lock: it is told to stop.
+
+        Raises: NotConnected while one does.
+        """
         self._data.mkdir(mode=0o700, exist_ok=True)
         self.home.make_secret(self.name, entropy)
+        users = working_in(self._data, is_ours=lambda command_line: MODULE.encode() in command_line.split(b"\0"))
+        for user in users:
+            send_signal(user, self.stop_signal)
+        if users:
+            raise NotConnected(f"{self._data} is still in use by process {', '.join(str(user.pid) for user in users)}")
 
     def argv(self, port: int) -> list[str]:
         """`python -P`: the folder we were started in must not shadow our modules."""

