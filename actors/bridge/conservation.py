@@ -1,0 +1,126 @@
+"""The conservation ledger of one sink (DESIGN P2): what the log accepted against what is really there.
+
+accepted = stored + replaced + dead-lettered + pending + unaccounted - duplicated
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from actors.bridge.port import KindTotals, SinkFactory, SinkTotals, VerifyResult
+from runtime.actor import Seams
+
+RowCounts = Mapping[tuple[int, str], int]
+"""(partition, kind) -> rows, as `runtime.log.tools.LogFiles.row_counts` gives them."""
+ALL_FROM_NS = -2_208_988_800 * 1_000_000_000
+"""1900: where ClickHouse's DateTime64 begins."""
+ALL_TO_NS = 1 << 62
+
+
+@attrs.frozen(kw_only=True)
+class LedgerLine:
+    """One kind in one sink, in rows."""
+
+    kind: str
+    accepted: int
+    """In the log, this sink's or not yet."""
+    stored: int
+    """There now, counted by looking."""
+    replaced: int
+    """Deleted by later slices."""
+    dead_lettered: int
+    pending: int
+    """Above the sink's marks: not sent yet."""
+    before: int
+    """There when the log was adopted: not from this log."""
+    unaccounted: int
+    """Below the marks and nowhere: lost."""
+    duplicated: int
+    """There more often than accepted."""
+
+
+@attrs.frozen(kw_only=True)
+class LedgerReport:
+    """The answer of `pipeline verify` for one sink."""
+
+    sink: str
+    log_id: str
+    lines: tuple[LedgerLine, ...]
+    problems: tuple[str, ...]
+    """Each names what and where; from the ledger and from the audit of slices."""
+    rows_audited: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is unaccounted, duplicated or different."""
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, `ok` included."""
+        return {"ok": self.ok, **attrs.asdict(self)}
+
+
+def ledger(
+    *, sink: str, log_id: str, accepted: RowCounts, below: RowCounts, totals: SinkTotals, audit: VerifyResult
+) -> LedgerReport:
+    """Balance the books. `accepted`: rows in the log; `below`: those below `totals.marks`."""
+    lines = tuple(_line(kind, accepted, below, found) for kind, found in sorted(totals.kinds.items()))
+    problems = [
+        f"{line.kind}: {count} rows {what}"
+        for line in lines
+        for what, count in (("unaccounted", line.unaccounted), ("duplicated", line.duplicated))
+        if count
+    ]
+    problems += [f"{m.what}: {m.rows_found} rows, expected {m.rows_expected}" for m in audit.mismatches]
+    return LedgerReport(
+        sink=sink, log_id=log_id, lines=lines, problems=tuple(problems), rows_audited=audit.rows_checked
+    )
+
+
+def _line(kind: str, accepted: RowCounts, below: RowCounts, found: KindTotals, dead_lettered: int = 0) -> LedgerLine:
+    total = _of_kind(accepted, kind)
+    sent = _of_kind(below, kind)
+    should = sent + found.before - found.replaced - dead_lettered  # rows that must be there now, each once
+    return LedgerLine(
+        kind=kind,
+        accepted=total,
+        stored=found.stored,
+        replaced=found.replaced,
+        dead_lettered=dead_lettered,
+        pending=total - sent,
+        before=found.before,
+        unaccounted=max(0, should - (found.stored - found.duplicated)),
+        duplicated=max(0, found.duplicated, found.stored - should),
+    )
+
+
+def _of_kind(counts: RowCounts, kind: str) -> int:
+    return sum(rows for (_, k), rows in counts.items() if k == kind)
+
+
+async def verify_sink(
+    factory: SinkFactory,
+    seams: Seams,
+    *,
+    log_id: str,
+    marks: Mapping[int, int],
+    row_counts: Callable[[Mapping[int, int] | None], RowCounts],
+    span_ns: tuple[int, int] = (ALL_FROM_NS, ALL_TO_NS),
+) -> LedgerReport:
+    """Count the sink, count the log below the sink's marks, audit the slices in `span_ns`, balance.
+
+    `marks`: committed offsets of the cursor `bridge.<sink>`, read before this call. `row_counts`: blocking, run in a
+    worker thread. Works beside a running pipeline: marks are looked at first, and only ever grow.
+
+    Raises: RetryableSinkError (the sink is down), ConfigError (it holds another log's data).
+    """
+    async with factory(seams) as sink:
+        await sink.open(log_id)
+        totals = await sink.totals(log_id, dict(marks))
+        audit = await sink.audit(*span_ns)
+    below = await seams.offload(lambda: row_counts(totals.marks))
+    accepted = await seams.offload(lambda: row_counts(None))
+    return ledger(sink=factory.sink_name, log_id=log_id, accepted=accepted, below=below, totals=totals, audit=audit)
