@@ -302,10 +302,15 @@ def resolve_instant(text: str, now_ns: int) -> int:
         at_ns = now_ns
     elif text.startswith("-") and text[-1] in _UNITS_NS:
         whole_part, _, fraction = text[1:-1].partition(".")
+        if not (whole_part + fraction).isascii() or not (whole_part + fraction).isdigit():
+            raise ValueError(f"{text!r} is no distance like -2h or -1.5d")
         scale = 10 ** len(fraction)
         at_ns = now_ns - int(whole_part + fraction) * _UNITS_NS[text[-1]] // scale
     else:
-        at_ns = parse_instant_ns(text)
+        try:
+            at_ns = parse_instant_ns(text)
+        except ValueError as exc:
+            raise ValueError(f"{text!r} is none of -2h, 2014-05-01, 2014-05-01T05:00Z") from exc
     return at_ns - at_ns % NS_PER_MINUTE
 
 

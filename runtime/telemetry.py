@@ -18,14 +18,19 @@ from typing import Any, TextIO
 import attrs
 import structlog
 
-from runtime.clock import Clock, format_ns
+from runtime.clock import NS_PER_S, Clock, format_ns
 from runtime.errors import ConfigError
 from runtime.settings import Secret, redact_dsn
 
 LOG_FILE_BYTES_MAX = 10_000_000
 LOG_FILES_KEPT = 2
 """Rotated files beside the current one: at most 30 MB together."""
-_NOISY = ("hypercorn.access", "hypercorn.error", "clickhouse_connect", "urllib3", "asyncio", "httpx", "httpcore")
+_NOISY = {
+    **dict.fromkeys(("hypercorn.error", "asyncio", "httpx", "httpcore"), logging.WARNING),
+    **dict.fromkeys(
+        ("clickhouse_connect", "urllib3"), logging.ERROR
+    ),  # each refused connection: the actor says it once
+}
 _COLOURS = {"warning": "\033[33m", "error": "\033[31m", "critical": "\033[1;31m"}
 
 Event = MutableMapping[str, Any]
@@ -76,7 +81,8 @@ def json_line(event: Event) -> str:
 
 def _stamp(clock: Clock) -> Callable[[Any, str, Event], Event]:
     def add(_: Any, __: str, event: Event) -> Event:
-        event["timestamp"] = format_ns(clock.wall_ns() // 1_000_000 * 1_000_000)
+        second, ms = divmod(clock.wall_ns() // 1_000_000, 1000)
+        event["timestamp"] = f"{format_ns(second * NS_PER_S)[:-1]}.{ms:03d}Z"
         return event
 
     return add
@@ -144,8 +150,8 @@ def configure_logging(setup: LogSetup) -> Redactor:
     for handler in handlers:
         root.addHandler(handler)
     root.setLevel(setup.log_level.upper())
-    for name in _NOISY:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in _NOISY.items():
+        logging.getLogger(name).setLevel(level)
     logging.raiseExceptions = False  # a full disk under the log file must not spill tracebacks over stderr
     structlog.configure(
         processors=[

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -52,11 +53,22 @@ def build_parser() -> Parser:
     return parser
 
 
+def join_distances(argv: Sequence[str]) -> list[str]:
+    """`--from -2h` as `--from=-2h`, since argparse takes what begins with a dash for an option."""
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1] in ("--from", "--to") and re.fullmatch(r"-\d[\d.]*[smhdw]", word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. The entry point of the distribution."""
     args = argparse.Namespace(debug=False, data_dir=None)
     try:
-        build_parser().parse_args(argv, args)
+        build_parser().parse_args(join_distances(sys.argv[1:] if argv is None else argv), args)
         level = "debug" if args.debug else "warning"  # `run` sets up its own
         configure_logging(LogSetup(clock=SystemClock(), stream=sys.stderr, log_format="text", log_level=level))
         code = int(args.run(args))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from runtime.settings import Settings
 from supervisors.cli.exits import Exit
@@ -54,14 +55,20 @@ def run(args: argparse.Namespace) -> int:
     return Exit.FINE
 
 
-async def _ask(settings: Settings, sink: str, query: str) -> object:
+async def _ask(settings: Settings, sink: str, query: str) -> Any:
+    import outcome
     import trio
 
     from supervisors.cli import query_clickhouse, query_timescale
     from supervisors.cli.servers import address_of, make_seams, servers_for
 
     ask = query_timescale.query if settings.sinks[sink].kind == "timescale" else query_clickhouse.query
-    async with servers_for(settings, [sink], make_seams()):
+
+    async def in_thread() -> Any:
         dsn = address_of(settings, sink)
         # Abandoned on Ctrl-C: the query may take its ten minutes, who asked must not.
         return await trio.to_thread.run_sync(lambda: ask(dsn, query), abandon_on_cancel=True)
+
+    async with servers_for(settings, [sink], make_seams()):
+        answer = await outcome.acapture(in_thread)  # carried out as it is, past the nursery that would wrap it
+    return answer.unwrap()

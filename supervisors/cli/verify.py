@@ -255,7 +255,8 @@ def lines(found: Verification) -> Iterator[str]:
     yield f"log {found.log_id}"
     yield from _table(head, rows)
     for report in found.sinks:
-        yield f"{report.sink}: {report.rows_audited:,} rows compared with their slices' checksums"
+        if report.rows_audited:
+            yield f"{report.sink}: {report.rows_audited:,} rows compared with their slices' checksums"
     if found.coverage:
         yield "coverage of market hours:"
     for line in found.coverage:

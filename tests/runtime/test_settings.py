@@ -79,6 +79,12 @@ def test_instants_are_whole_minutes_of_utc(text, expected_ns):
     assert resolve_instant(text, NOW_NS) == expected_ns
 
 
+@pytest.mark.parametrize("text", ["5", "soon", "-h", "-2", "-xh", "-²h", "2h", "2014-13-01", "--2h", "-1.h.5h"])
+def test_other_texts_are_no_instant(text):
+    with pytest.raises(ValueError, match=re.escape(repr(text))):
+        resolve_instant(text, NOW_NS)
+
+
 def test_a_history_that_reaches_into_the_future_is_refused():
     with pytest.raises(ConfigError, match='in the future, 2023-11-14T22:16:00Z: set history_to to ""'):
         resolve_interval("-2h", "2023-11-14T22:16Z", NOW_NS)
