@@ -105,8 +105,9 @@ class Life:
                     self._cancel_leaked_nurseries()
         except BaseException as exc:  # noqa: BLE001 - the one place that catches everything: the child boundary
             error = exc
-        # A leaked nursery would make Trio fail this task in the host's nursery and so cancel every sibling.
-        self.task.child_nurseries.clear()
+        # A leaked nursery would make Trio fail this task, after we can catch it, and so cancel every sibling. There is
+        # no public way to disown it; a nursery of our own around every body would cost each start a second task.
+        self.task._child_nurseries.clear()  # noqa: SLF001
         self.exit = classify(error, asked=self.asked, forced=self.forced, outages=self._outages)
         del error  # or this frame and the traceback would keep each other alive
         self.settled.set()

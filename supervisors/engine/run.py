@@ -6,10 +6,13 @@ import trio
 
 from runtime.actor import Seams
 from runtime.errors import InvariantViolation, RestartIntensityExceeded, Shutdown, StartFailed, UnstoppableChild
+from supervisors.engine import slot as states
 from supervisors.engine.child import SupervisorSpec, check_tree
 from supervisors.engine.events import Report, report_to
-from supervisors.engine.exits import leaves
+from supervisors.engine.exits import NORMAL, STOPPED, leaves
 from supervisors.engine.host import Host
+from supervisors.engine.life import Life
+from supervisors.engine.slot import Slot
 from supervisors.engine.supervisor import Supervisor
 
 OVERTIME_S = 1.0
@@ -68,8 +71,12 @@ async def _relay_stop(host: Host, stop: trio.Event) -> None:
 async def _run(spec: SupervisorSpec, host: Host) -> None:
     await host.open()
     try:
+        slot = Slot(spec=spec, path=spec.id, incarnations=1)
+        slot.publish(host, states.STARTING)
         root = host.run_root(spec.id, Supervisor(spec, host, spec.id).run)
-        await _wait_until_over(root.done, host)
+        await _wait_until_over(root, slot, host)
+        slot.last_exit = str(root.exit or "unstoppable")
+        slot.publish(host, states.STOPPED if root.exit in (NORMAL, STOPPED) else states.FAILED)
         if not root.done.is_set():
             host.error = host.error or UnstoppableChild(f"{root!r} did not end")
         elif root.exit is not None and root.exit.error is not None and host.error is None:
@@ -78,17 +85,24 @@ async def _run(spec: SupervisorSpec, host: Host) -> None:
         await host.close()
 
 
-async def _wait_until_over(done: trio.Event, host: Host) -> None:
-    """Wait for `done`; once the stop was asked for, no longer than the deadline."""
+async def _wait_until_over(root: Life, slot: Slot, host: Host) -> None:
+    """Wait for the root's end; once the stop was asked for, no longer than the deadline. Show its state meanwhile."""
     async with trio.open_nursery() as nursery:
+
+        async def show() -> None:
+            await root.settled.wait()
+            if root.is_ready:
+                slot.publish(host, states.RUNNING)
 
         async def limit() -> None:
             await host.stop_asked.wait()
+            slot.publish(host, states.DRAINING)
             await trio.sleep_until(host.deadline_s() + OVERTIME_S)
             nursery.cancel_scope.cancel(reason="the shutdown deadline is over")
 
+        nursery.start_soon(show)
         nursery.start_soon(limit)
-        await done.wait()
+        await root.done.wait()
         nursery.cancel_scope.cancel(reason="the root has ended")
 
 

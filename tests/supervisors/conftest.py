@@ -134,6 +134,9 @@ class World:
         """It returns normally."""
         await self.tell(name, None)
 
+    async def hang(self, ctx: ActorContext) -> None:
+        await trio.sleep_forever()
+
     def fail_start(self, name: str, times: int = 1, error: Exception | None = None) -> None:
         async def act(ctx: ActorContext) -> None:
             raise error or Boom(f"start of {name}")
@@ -161,5 +164,6 @@ class World:
 
 
 @pytest.fixture
-def world(autojump_clock: trio.testing.MockClock) -> World:
+def world() -> World:
+    """Tests also ask for `autojump_clock` themselves: pytest-trio looks for the clock among their own arguments."""
     return World()

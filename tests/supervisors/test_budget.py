@@ -17,7 +17,7 @@ async def expect(kind: type[BaseException], run, *args: object, **options: objec
     return caught.value
 
 
-async def test_over_budget_the_root_stops_everything_and_raises(world) -> None:
+async def test_over_budget_the_root_stops_everything_and_raises(autojump_clock, world) -> None:
     with pytest.RaisesGroup(RestartIntensityExceeded):
         async with world.running(world.sup("root", "one_for_one", "a", "b", intensity=(2, 10.0))):
             for _ in range(3):
@@ -26,14 +26,14 @@ async def test_over_budget_the_root_stops_everything_and_raises(world) -> None:
     assert EventKind.ESCALATED in world.kinds("root")
 
 
-async def test_the_budget_is_shared_by_all_children(world) -> None:
+async def test_the_budget_is_shared_by_all_children(autojump_clock, world) -> None:
     with pytest.RaisesGroup(RestartIntensityExceeded):
         async with world.running(world.sup("root", "one_for_one", "a", "b", intensity=(1, 10.0))):
             await world.crash("a")
             await world.crash("b")
 
 
-async def test_restarts_outside_the_window_are_forgotten(world) -> None:
+async def test_restarts_outside_the_window_are_forgotten(autojump_clock, world) -> None:
     async with world.running(world.sup("root", "one_for_one", "a", intensity=(1, 10.0))):
         for _ in range(5):
             await world.crash("a")
@@ -41,7 +41,7 @@ async def test_restarts_outside_the_window_are_forgotten(world) -> None:
         assert world.child_state("a").restarts == 5
 
 
-async def test_the_window_is_closed_at_its_far_end(world) -> None:
+async def test_the_window_is_closed_at_its_far_end(autojump_clock, world) -> None:
     with pytest.RaisesGroup(RestartIntensityExceeded):
         async with world.running(world.sup("root", "one_for_one", "a", intensity=(1, 8.0))):
             await world.crash("a")
@@ -49,7 +49,7 @@ async def test_the_window_is_closed_at_its_far_end(world) -> None:
             await world.crash("a")
 
 
-async def test_a_restarted_supervisor_has_an_empty_history(world) -> None:
+async def test_a_restarted_supervisor_has_an_empty_history(autojump_clock, world) -> None:
     inner = world.sup("inner", "one_for_one", "a", intensity=(1, 100.0))
     with pytest.RaisesGroup(RestartIntensityExceeded):
         async with world.running(world.sup("root", "one_for_one", inner, intensity=(1, 100.0))):
@@ -60,7 +60,7 @@ async def test_a_restarted_supervisor_has_an_empty_history(world) -> None:
             await world.crash("a")
 
 
-async def test_a_failed_start_rolls_back_in_reverse_and_names_the_innermost_child(world) -> None:
+async def test_a_failed_start_rolls_back_in_reverse_and_names_the_innermost_child(autojump_clock, world) -> None:
     world.fail_start("c", error=OSError("no such directory"))
     inner = world.sup("inner", "one_for_one", "b", "c", "d")
     error = await expect(StartFailed, world.run, world.sup("root", "one_for_one", "a", inner, "e"))
@@ -69,8 +69,8 @@ async def test_a_failed_start_rolls_back_in_reverse_and_names_the_innermost_chil
     assert world.take() == "+a +b +c -b -a"
 
 
-async def test_a_child_that_is_not_ready_in_time_has_not_started(world) -> None:
-    world.start_script["b"].append(lambda ctx: trio.sleep_forever())
+async def test_a_child_that_is_not_ready_in_time_has_not_started(autojump_clock, world) -> None:
+    world.start_script["b"].append(world.hang)
     spec = world.sup("root", "one_for_one", "a", world.child("b", start_timeout_s=3.0))
     error = await expect(StartFailed, world.run, spec)
     assert "not ready within 3.0 s" in str(error)
@@ -78,7 +78,7 @@ async def test_a_child_that_is_not_ready_in_time_has_not_started(world) -> None:
     assert world.take() == "+a +b -a"
 
 
-async def test_a_failed_restart_is_retried_and_every_attempt_counts(world) -> None:
+async def test_a_failed_restart_is_retried_and_every_attempt_counts(autojump_clock, world) -> None:
     with pytest.RaisesGroup(RestartIntensityExceeded):
         async with world.running(world.sup("root", "one_for_one", "a", "b", intensity=(3, 10.0))):
             world.take()
@@ -88,7 +88,7 @@ async def test_a_failed_restart_is_retried_and_every_attempt_counts(world) -> No
             await world.crash("b")
 
 
-async def test_rest_for_one_retries_from_the_failing_sibling_on(world) -> None:
+async def test_rest_for_one_retries_from_the_failing_sibling_on(autojump_clock, world) -> None:
     async with world.running(world.sup("root", "rest_for_one", "a", "b", "c", "d")):
         world.take()
         world.fail_start("c")
@@ -96,7 +96,7 @@ async def test_rest_for_one_retries_from_the_failing_sibling_on(world) -> None:
         assert world.take() == "-b -d -c +b +c +c +d"
 
 
-async def test_one_for_all_stops_the_restarted_ones_again_when_a_later_one_fails(world) -> None:
+async def test_one_for_all_stops_the_restarted_ones_again_when_a_later_one_fails(autojump_clock, world) -> None:
     async with world.running(world.sup("root", "one_for_all", "a", "b", "c")):
         world.take()
         world.fail_start("b")
@@ -104,7 +104,7 @@ async def test_one_for_all_stops_the_restarted_ones_again_when_a_later_one_fails
         assert world.take() == "-c -b -a +a +b -a +a +b +c"
 
 
-async def test_backoff_grows_and_is_reset_by_a_healthy_run(world) -> None:
+async def test_backoff_grows_and_is_reset_by_a_healthy_run(autojump_clock, world) -> None:
     backoff = Backoff(initial_s=1.0, max_s=8.0, jitter=0.0, reset_after_s=60.0)
     spec = world.sup("root", "one_for_one", world.child("a", backoff=backoff), intensity=None)
     async with world.running(spec):
@@ -123,7 +123,7 @@ async def test_backoff_grows_and_is_reset_by_a_healthy_run(world) -> None:
         assert world.child_state("a").retry_in_s == 1
 
 
-async def test_a_child_under_no_intensity_restarts_for_ever(world) -> None:
+async def test_a_child_under_no_intensity_restarts_for_ever(autojump_clock, world) -> None:
     spec = world.sup("root", "one_for_one", world.child("a", backoff=Backoff(initial_s=1, max_s=5)), intensity=None)
     async with world.running(spec):
         world.fail_start("a", times=500)
@@ -133,7 +133,7 @@ async def test_a_child_under_no_intensity_restarts_for_ever(world) -> None:
         assert world.state("a") == "RUNNING"
 
 
-async def test_siblings_wait_together_when_a_group_backs_off(world) -> None:
+async def test_siblings_wait_together_when_a_group_backs_off(autojump_clock, world) -> None:
     backoff = Backoff(initial_s=1.0, max_s=1.0, jitter=0.0)
     spec = world.sup("root", "one_for_all", world.child("a", backoff=backoff), "b")
     async with world.running(spec):
@@ -144,7 +144,7 @@ async def test_siblings_wait_together_when_a_group_backs_off(world) -> None:
         assert world.take() == "+a +b"
 
 
-async def test_a_stop_ends_the_wait_of_a_backoff(world) -> None:
+async def test_a_stop_ends_the_wait_of_a_backoff(autojump_clock, world) -> None:
     backoff = Backoff(initial_s=900.0, max_s=900.0)
     async with world.running(world.sup("root", "one_for_one", world.child("a", backoff=backoff), intensity=None)):
         await world.crash("a")
@@ -152,7 +152,7 @@ async def test_a_stop_ends_the_wait_of_a_backoff(world) -> None:
     assert world.state("a") == "STOPPED"
 
 
-async def test_an_outage_waits_without_spending_the_budget_or_touching_siblings(world) -> None:
+async def test_an_outage_waits_without_spending_the_budget_or_touching_siblings(autojump_clock, world) -> None:
     backoff = Backoff(initial_s=1.0, max_s=4.0, jitter=0.0)
     spec = world.child("a", backoff=backoff, outages=(NotConnected,))
     async with world.running(world.sup("root", "one_for_all", spec, "b", intensity=(1, 1000.0))):
@@ -170,7 +170,7 @@ async def test_an_outage_waits_without_spending_the_budget_or_touching_siblings(
         assert world.take().endswith("-a -b +a +b")
 
 
-async def test_an_outage_at_boot_does_not_block_the_start(world) -> None:
+async def test_an_outage_at_boot_does_not_block_the_start(autojump_clock, world) -> None:
     world.fail_start("a", times=3, error=NotConnected("nobody there"))
     spec = world.child("a", backoff=Backoff(initial_s=1.0, max_s=4.0, jitter=0.0), outages=(NotConnected,))
     async with world.running(world.sup("root", "rest_for_one", spec, "b")):
@@ -179,7 +179,7 @@ async def test_an_outage_at_boot_does_not_block_the_start(world) -> None:
         assert world.take() == "+a +a +a"
 
 
-async def test_a_transient_supervisor_that_gives_up_counts_as_a_shutdown_and_says_so(world) -> None:
+async def test_a_transient_supervisor_that_gives_up_counts_as_a_shutdown_and_says_so(autojump_clock, world) -> None:
     """R19, OTP's trap: the end is reported, never silent."""
     inner = world.sup("inner", "one_for_one", "a", intensity=(0, 1.0), restart=Restart.TRANSIENT)
     async with world.running(world.sup("root", "one_for_one", inner, "b")):
@@ -188,7 +188,7 @@ async def test_a_transient_supervisor_that_gives_up_counts_as_a_shutdown_and_say
         assert world.kinds("root/inner") == [EventKind.STARTED, EventKind.ESCALATED, EventKind.ENDED]
 
 
-async def test_a_factory_with_nothing_to_run_leaves_an_idle_child(world) -> None:
+async def test_a_factory_with_nothing_to_run_leaves_an_idle_child(autojump_clock, world) -> None:
     spec = world.sup("root", "one_for_one", world.child("a", lambda: None), "b")
     async with world.running(spec):
         assert world.take() == "+b"

@@ -18,13 +18,13 @@ async def ignore_everything(release: trio.Event, ctx) -> None:
         await release.wait()
 
 
-async def test_cancelling_the_tree_from_outside_is_the_same_ordered_stop(world) -> None:
+async def test_cancelling_the_tree_from_outside_is_the_same_ordered_stop(autojump_clock, world) -> None:
     with trio.move_on_after(10):
         await world.run(world.sup("root", "one_for_one", "a", world.sup("inner", "one_for_one", "b", "c")))
     assert world.take() == "+a +b +c -c -b -a"
 
 
-async def test_a_child_finishes_what_it_holds_within_its_grace(world) -> None:
+async def test_a_child_finishes_what_it_holds_within_its_grace(autojump_clock, world) -> None:
     done = []
 
     async def drain(ctx) -> None:
@@ -38,7 +38,7 @@ async def test_a_child_finishes_what_it_holds_within_its_grace(world) -> None:
     assert world.kinds("root/a") == [EventKind.STARTED, EventKind.STOPPED]
 
 
-async def test_after_its_grace_a_child_is_cancelled_with_a_reason(world) -> None:
+async def test_after_its_grace_a_child_is_cancelled_with_a_reason(autojump_clock, world) -> None:
     seen = []
 
     async def run(ctx) -> None:
@@ -52,13 +52,13 @@ async def test_after_its_grace_a_child_is_cancelled_with_a_reason(world) -> None
     spec = world.child("a", world.actor(run), shutdown_grace_s=3.0)
     async with world.running(world.sup("root", "one_for_one", spec)):
         pass
-    (at, text), = seen
+    ((at, text),) = seen
     assert at == pytest.approx(3.0)
     assert "root/a did not stop within 3.0 s" in text
     assert world.kinds("root/a")[-1] is EventKind.STOP_FAILED  # OTP: killed after the timeout is a shutdown_error
 
 
-async def test_no_grace_means_cancelled_at_once_and_that_is_no_error(world) -> None:
+async def test_no_grace_means_cancelled_at_once_and_that_is_no_error(autojump_clock, world) -> None:
     async def run(ctx) -> None:
         ctx.ready()
         await trio.sleep_forever()
@@ -70,7 +70,7 @@ async def test_no_grace_means_cancelled_at_once_and_that_is_no_error(world) -> N
     assert world.kinds("root/a")[-1] is EventKind.STOPPED
 
 
-async def test_an_unstoppable_child_is_named_with_its_stack_and_the_siblings_still_stop(world) -> None:
+async def test_an_unstoppable_child_is_named_with_its_stack_and_the_siblings_still_stop(autojump_clock, world) -> None:
     release = trio.Event()
     bad = world.child("bad", world.actor(partial(ignore_everything, release)))
     with pytest.RaisesGroup(pytest.RaisesExc(UnstoppableChild, match=r"root/bad did not stop.*ignore_everything")):
@@ -83,7 +83,7 @@ async def test_an_unstoppable_child_is_named_with_its_stack_and_the_siblings_sti
     release.set()
 
 
-async def test_a_registered_shield_is_opened_before_giving_up(world) -> None:
+async def test_a_registered_shield_is_opened_before_giving_up(autojump_clock, world) -> None:
     async def run(ctx) -> None:
         ctx.ready()
         with ctx.shielded(3600.0):
@@ -94,7 +94,7 @@ async def test_a_registered_shield_is_opened_before_giving_up(world) -> None:
     assert trio.current_time() == pytest.approx(7.0, abs=0.1)
 
 
-async def test_no_twin_is_started_beside_an_unstoppable_child(world) -> None:
+async def test_no_twin_is_started_beside_an_unstoppable_child(autojump_clock, world) -> None:
     release = trio.Event()
     starts = []
 
@@ -111,7 +111,7 @@ async def test_no_twin_is_started_beside_an_unstoppable_child(world) -> None:
     release.set()
 
 
-async def test_the_whole_stop_keeps_its_deadline_however_many_children_are_slow(world) -> None:
+async def test_the_whole_stop_keeps_its_deadline_however_many_children_are_slow(autojump_clock, world) -> None:
     async def slow(ctx) -> None:
         await trio.sleep(60)
 
@@ -127,7 +127,7 @@ async def test_the_whole_stop_keeps_its_deadline_however_many_children_are_slow(
     assert {world.state(n) for n in names} == {"STOPPED"}
 
 
-async def test_twenty_unstoppable_children_cannot_stretch_the_deadline(world) -> None:
+async def test_twenty_unstoppable_children_cannot_stretch_the_deadline(autojump_clock, world) -> None:
     release = trio.Event()
     specs = [world.child(f"c{i}", world.actor(partial(ignore_everything, release))) for i in range(20)]
     with pytest.RaisesGroup(UnstoppableChild):
@@ -138,7 +138,7 @@ async def test_twenty_unstoppable_children_cannot_stretch_the_deadline(world) ->
 
 
 @pytest.mark.parametrize("kind", [LogSyncFailed, InvariantViolation, ConfigError])
-async def test_a_fatal_error_stops_the_rest_in_order_and_is_raised_itself(world, kind) -> None:
+async def test_a_fatal_error_stops_the_rest_in_order_and_is_raised_itself(autojump_clock, world, kind) -> None:
     flow = world.sup("flow", "one_for_one", "bridge", "ingest")
     spec = world.sup("root", "rest_for_one", "buffer", flow)
     with pytest.RaisesGroup(kind):
@@ -149,7 +149,7 @@ async def test_a_fatal_error_stops_the_rest_in_order_and_is_raised_itself(world,
     assert world.take() == "-buffer -ingest -bridge"
 
 
-async def test_a_fatal_error_deep_down_while_starting_comes_out_unwrapped(world) -> None:
+async def test_a_fatal_error_deep_down_while_starting_comes_out_unwrapped(autojump_clock, world) -> None:
     world.fail_start("b", error=ConfigError("port 8800 is taken"))
     spec = world.sup("root", "one_for_one", "a", world.sup("inner", "one_for_one", "b"))
     with pytest.raises(ConfigError, match="port 8800"):
@@ -157,15 +157,15 @@ async def test_a_fatal_error_deep_down_while_starting_comes_out_unwrapped(world)
     assert world.take() == "+a +b -a"
 
 
-async def test_a_stop_interrupts_a_start_that_hangs(world) -> None:
-    world.start_script["b"].append(lambda ctx: trio.sleep_forever())
+async def test_a_stop_interrupts_a_start_that_hangs(autojump_clock, world) -> None:
+    world.start_script["b"].append(world.hang)
     async with world.running(world.sup("root", "one_for_one", "a", world.child("b", shutdown_grace_s=1.0), "c")):
         pass
     assert trio.current_time() == pytest.approx(1.0, abs=0.1)
     assert world.take() == "+a +b -a"
 
 
-async def test_an_earlier_sibling_is_still_supervised_while_later_ones_drain(world) -> None:
+async def test_an_earlier_sibling_is_still_supervised_while_later_ones_drain(autojump_clock, world) -> None:
     async def drain(ctx) -> None:
         await trio.sleep(4)
 
@@ -180,7 +180,7 @@ async def test_an_earlier_sibling_is_still_supervised_while_later_ones_drain(wor
 
 
 @pytest.mark.parametrize("where", ["return", "cleanup", "group", "system_exit"])
-async def test_awkward_ends_are_crashes_of_one_child_only(world, where: str) -> None:
+async def test_awkward_ends_are_crashes_of_one_child_only(autojump_clock, world, where: str) -> None:
     async def run(ctx) -> None:
         ctx.ready()
         if ctx.incarnation > 1:
@@ -202,7 +202,7 @@ async def test_awkward_ends_are_crashes_of_one_child_only(world, where: str) -> 
         assert world.take() == "+a +c"
 
 
-async def test_a_child_that_leaks_a_nursery_is_named_and_hurts_nobody(world) -> None:
+async def test_a_child_that_leaks_a_nursery_is_named_and_hurts_nobody(autojump_clock, world) -> None:
     leaked = []
 
     async def forever() -> None:
@@ -228,7 +228,7 @@ async def test_a_child_that_leaks_a_nursery_is_named_and_hurts_nobody(world) -> 
         assert leaked == ["ended"]
 
 
-async def test_a_child_that_swallows_cancellation_and_returns_counts_as_stopped(world) -> None:
+async def test_a_child_that_swallows_cancellation_and_returns_counts_as_stopped(autojump_clock, world) -> None:
     async def run(ctx) -> None:
         ctx.ready()
         try:
@@ -242,7 +242,7 @@ async def test_a_child_that_swallows_cancellation_and_returns_counts_as_stopped(
     assert world.child_state("a").last_exit == "killed"
 
 
-async def test_keyboard_interrupt_in_a_child_is_a_stop_request(world) -> None:
+async def test_keyboard_interrupt_in_a_child_is_a_stop_request(autojump_clock, world) -> None:
     with pytest.RaisesGroup(KeyboardInterrupt):
         async with world.running(world.sup("root", "one_for_one", "a", "b")):
             await world.crash("b", KeyboardInterrupt())
@@ -250,7 +250,7 @@ async def test_keyboard_interrupt_in_a_child_is_a_stop_request(world) -> None:
     assert world.take() == "+a +b -b -a"
 
 
-async def test_nothing_to_do_any_more_is_not_an_end_of_the_tree(world) -> None:
+async def test_nothing_to_do_any_more_is_not_an_end_of_the_tree(autojump_clock, world) -> None:
     """A tree whose children have all ended normally stays up, as in OTP; who wants it to end sets `stop`."""
     spec = world.sup("root", "one_for_one", world.child("a", restart=Restart.TRANSIENT))
     async with world.running(spec):

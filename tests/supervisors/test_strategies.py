@@ -7,7 +7,7 @@ import pytest
 from supervisors.engine.child import Restart
 
 
-async def test_start_in_order_and_stop_in_reverse(world) -> None:
+async def test_start_in_order_and_stop_in_reverse(autojump_clock, world) -> None:
     inner = world.sup("inner", "one_for_one", "b", "c")
     async with world.running(world.sup("root", "one_for_one", "a", inner, "d")):
         assert world.take() == "+a +b +c +d"
@@ -18,7 +18,7 @@ async def test_start_in_order_and_stop_in_reverse(world) -> None:
     assert {s.state for s in world.seams.board.children.values()} == {"STOPPED"}
 
 
-async def test_the_next_child_starts_only_when_the_one_before_is_ready(world) -> None:
+async def test_the_next_child_starts_only_when_the_one_before_is_ready(autojump_clock, world) -> None:
     import trio
 
     async def slow(ctx) -> None:
@@ -36,7 +36,7 @@ async def test_the_next_child_starts_only_when_the_one_before_is_ready(world) ->
     ("strategy", "expected"),
     [("one_for_one", "-b +b"), ("one_for_all", "-b -c -a +a +b +c"), ("rest_for_one", "-b -c +b +c")],
 )
-async def test_strategy_decides_whom_a_crash_restarts(world, strategy: str, expected: str) -> None:
+async def test_strategy_decides_whom_a_crash_restarts(autojump_clock, world, strategy: str, expected: str) -> None:
     async with world.running(world.sup("root", strategy, "a", "b", "c")):
         world.take()
         await world.crash("b")
@@ -45,7 +45,7 @@ async def test_strategy_decides_whom_a_crash_restarts(world, strategy: str, expe
     assert world.take() == "-c -b -a"
 
 
-async def test_a_whole_subtree_is_restarted_as_one_child(world) -> None:
+async def test_a_whole_subtree_is_restarted_as_one_child(autojump_clock, world) -> None:
     storage = world.sup("storage", "one_for_all", "buffer", "dead_letters")
     flow = world.sup("flow", "one_for_one", "bridge", "ingest")
     async with world.running(world.sup("root", "rest_for_one", storage, flow)):
@@ -76,7 +76,9 @@ async def test_a_whole_subtree_is_restarted_as_one_child(world) -> None:
         (Restart.TEMPORARY, "crash", "-b"),
     ],
 )
-async def test_restart_type_decides_whether_an_end_is_answered(world, restart: Restart, end: str, expected: str) -> None:
+async def test_restart_type_decides_whether_an_end_is_answered(
+    autojump_clock, world, restart: Restart, end: str, expected: str
+) -> None:
     from runtime.errors import Shutdown
 
     async with world.running(world.sup("root", "one_for_one", "a", world.child("b", restart=restart))):
@@ -91,7 +93,7 @@ async def test_restart_type_decides_whether_an_end_is_answered(world, restart: R
         assert world.take() == expected
 
 
-async def test_a_temporary_sibling_stopped_by_a_strategy_does_not_come_back(world) -> None:
+async def test_a_temporary_sibling_stopped_by_a_strategy_does_not_come_back(autojump_clock, world) -> None:
     temporary = world.child("t", restart=Restart.TEMPORARY)
     async with world.running(world.sup("root", "one_for_all", "a", temporary, "c")):
         world.take()
@@ -99,7 +101,7 @@ async def test_a_temporary_sibling_stopped_by_a_strategy_does_not_come_back(worl
         assert world.take() == "-a -c -t +a +c"
 
 
-async def test_a_group_restart_starts_idle_siblings_too(world) -> None:
+async def test_a_group_restart_starts_idle_siblings_too(autojump_clock, world) -> None:
     idle = world.child("i", restart=Restart.TRANSIENT)
     async with world.running(world.sup("root", "one_for_all", "a", idle)):
         await world.end("i")
@@ -109,7 +111,7 @@ async def test_a_group_restart_starts_idle_siblings_too(world) -> None:
         assert world.take() == "-a +a +i"
 
 
-async def test_two_crashes_at_once_under_one_for_all_count_once(world) -> None:
+async def test_two_crashes_at_once_under_one_for_all_count_once(autojump_clock, world) -> None:
     spec = world.sup("root", "one_for_all", "a", "b", intensity=(1, 30.0))
     async with world.running(spec):
         world.take()
