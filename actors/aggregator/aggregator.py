@@ -113,6 +113,7 @@ class _Incarnation:
             self._publish()
             if groups := await self._read():
                 await self._process(groups)
+            self.applied_to = self.consumer.position  # also past what holds no group, such as repaired damage
             if not self.consumer.read_nowait_available():
                 await self._settle()
             if self._checkpoint_due(idle=not groups):
@@ -133,9 +134,9 @@ class _Incarnation:
         known = await self._patiently(partial(self.appender.resume, PRODUCER))
         self.sequence = known.sequence
         self.suppressed_to = _input_of(known.position) if known.sequence else 0
-        self.applied_to = self.checkpoint_at = start
         self.checkpoint_time_s = self.ctx.clock.monotonic_s()
         self.consumer.seek(start)
+        self.applied_to = self.checkpoint_at = self.consumer.position
         self.ctx.log.info("resumed", checkpoint=start, suppressed_to=self.suppressed_to, sequence=self.sequence)
 
     async def _read(self) -> list[Group]:
