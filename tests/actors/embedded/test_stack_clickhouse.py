@@ -203,13 +203,17 @@ def nasty(dice, without=""):
 
 def random_query(dice, call):
     """A SELECT of a few legal items, each full of what may confuse a lexer, and one that reads the canary."""
+
+    def comment():
+        return dice.choice(("'", "'", "`", nasty(dice)))  # one lonely quote is the best trap
+
     kinds = (
         lambda: "'" + nasty(dice, "'") + "'",
         lambda: f"1 AS `{nasty(dice, '`')}y`",
-        lambda: f"1 --{nasty(dice)}\n",
+        lambda: f"1 --{comment()}\n",
         lambda: f"/*{nasty(dice, '*')}*/ 1",
-        lambda: f"1 # {nasty(dice)}\n",
-        lambda: f"1 //{nasty(dice)}\n",
+        lambda: f"1 # {comment()}\n",
+        lambda: f"1 //{comment()}\n",
         lambda: f"$a${nasty(dice, '$')}$a$",
         lambda: "concat('\\'', '" + nasty(dice, "'") + "')",
     )
