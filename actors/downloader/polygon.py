@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import email.utils
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from urllib.parse import quote, urlsplit
 
 import attrs
@@ -94,7 +95,7 @@ class PolygonHistory:
         with trio.move_on_after(CLOSE_S_MAX):
             await self._client.aclose()
 
-    async def pages(self, symbol: str, kind: str, from_ns: int, to_ns: int) -> AsyncIterator[Page]:
+    async def pages(self, symbol: str, kind: str, from_ns: int, to_ns: int) -> AsyncGenerator[Page, None]:
         """The proven pages over [from_ns, to_ns); see the port."""
         endpoint = self._endpoint(symbol, kind)
         todo = [(from_ns, to_ns)]
@@ -102,8 +103,9 @@ class PolygonHistory:
             start, end = todo.pop()
             proof = ChainProof(start, end, pages_max=self.limits.pages_max)
             try:
-                async for page in self._chain(endpoint, proof):
-                    yield page
+                async with aclosing(self._chain(endpoint, proof)) as chain:
+                    async for page in chain:
+                        yield page
             except _RangeTooLarge:
                 rest_ns = end - proof.proven_to_ns
                 if rest_ns <= NS_PER_MINUTE:
@@ -122,7 +124,7 @@ class PolygonHistory:
             raise PermanentSourceError(str(exc)) from exc
         return _Endpoint(symbol=symbol, kind=kind, spelled=spelled)
 
-    async def _chain(self, endpoint: _Endpoint, proof: ChainProof) -> AsyncIterator[Page]:
+    async def _chain(self, endpoint: _Endpoint, proof: ChainProof) -> AsyncGenerator[Page, None]:
         """One chain from its first question to the page without `next_url`."""
         target = endpoint.question(proof.from_ns, proof.to_ns, self.limits.page_rows)
         probe: DecodedPage | None = None
@@ -285,11 +287,15 @@ async def _read(response: httpx.Response, bytes_max: int) -> bytes:
     """The raw body; httpx raises when it is shorter than announced."""
     parts: list[bytes] = []
     size = 0
-    async for part in response.aiter_raw():
-        size += len(part)
-        if size > bytes_max:
-            raise RetryableSourceError(f"a body of more than {bytes_max} bytes")
-        parts.append(part)
+    # Leaving the loop early would leave httpx's nested generators to the garbage collector; cancelled, they unwind.
+    with trio.CancelScope() as enough:
+        async for part in response.aiter_raw():
+            size += len(part)
+            parts.append(part)
+            if size > bytes_max:
+                enough.cancel()
+    if size > bytes_max:
+        raise RetryableSourceError(f"a body of more than {bytes_max} bytes")
     return b"".join(parts)
 
 
