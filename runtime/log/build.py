@@ -18,6 +18,7 @@ from runtime.log.frame import (
     padding,
 )
 from runtime.log.positions import Positions
+from runtime.log.scan import Span
 from runtime.log.schemas import Schemas
 from runtime.log.types import (
     BODY_BYTES_MAX,
@@ -175,6 +176,29 @@ class Builder:
         )
         packed, crc = pack_header(header)
         return header._replace(header_bytes=len(packed), header_crc=crc), packed
+
+
+@attrs.define(kw_only=True)
+class Carried:
+    """Groups of a former epoch, framed anew at the same positions: only epoch, chain and `durable_upto` change."""
+
+    epoch: int
+    chain: int
+    durable_upto: int
+    buffers: list[bytes] = attrs.field(factory=list)
+    spans: list[Span] = attrs.field(factory=list)
+    size: int = 0
+
+    def add(self, span: Span) -> None:
+        """The next group, with bodies."""
+        headers = []
+        for old, body in zip(span.headers, span.bodies, strict=True):
+            header = old._replace(epoch=self.epoch, chain=self.chain, durable_upto=self.durable_upto)
+            packed, self.chain = pack_header(header)
+            headers.append(header._replace(header_crc=self.chain))
+            self.buffers += (packed, body, padding(len(body)))
+        self.spans.append(Span(tuple(headers), ()))
+        self.size += span.end - span.position
 
 
 def _durable(frame: FrameDraft, header: FrameHeader, schemas: Schemas) -> Frame:

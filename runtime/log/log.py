@@ -18,7 +18,7 @@ from runtime.log.cursor import NO_SPACE, CursorFile
 from runtime.log.index import Catalog
 from runtime.log.meta import Meta, WriterLock, load_meta, store_meta, take_lock
 from runtime.log.reader import Reader
-from runtime.log.recovery import Damage, Recovery, log_low, repair_suspect
+from runtime.log.recovery import Damage, Recovery, log_low
 from runtime.log.scan import Gap
 from runtime.log.schemas import Schemas, open_schemas
 from runtime.log.segment import (
@@ -275,7 +275,6 @@ class Log:
     # --- inside
 
     def _recover(self) -> Writer:
-        repair_suspect(self._disk, self._directory, self.log_id)
         recovery = Recovery(
             disk=self._disk,
             directory=self._directory,
@@ -300,7 +299,8 @@ class Log:
             wall_ns=self._wall_ns,
             last_end=found.last_end,
         )
-        writer.start_segment()
+        writer.start_segment(carry=found.carry)
+        recovery.finish(found)
         return writer
 
     def _on_gap(self, segment: Segment, gap: Gap) -> None:

@@ -1,24 +1,32 @@
 """What is found at start: which frames are durable, what is torn, what is rotten, what is missing.
 
 Mode: "point in time for the unacknowledged tail, absolute below it". A bad group at or above everything known to be
-synced was never acknowledged: it is cut off (torn). A bad group below it is corrupt: it stays where it is, is
-stepped over and named, and its neighbours stay. After any start the old tail is sealed and writing goes on in a new
-segment of a new epoch, so old bytes behind the cut can never line up with new frames.
+synced was never acknowledged: it and all behind it are void (torn). A bad group below it is corrupt: it stays where
+it is, is stepped over and named, and its neighbours stay.
 
-Evidence for "synced": `durable_upto` of every later frame, the positions file, every cursor (no reader passes
+Evidence for "synced": `durable_upto` of every frame, the positions file, every cursor (no reader passes
 `durable_upto`), and the beginning of the last segment (it is made after everything before it was synced).
 
-Each step is synced before the next and may be repeated: a crash during recovery is recovered like any other.
+Good groups above the evidence (the last commit, at most) may have been acknowledged, or may be in the page cache
+only: after a failed fsync, the kernel shows bytes that will never reach the disk, and a second fsync says "fine".
+So they are never synced in place but *carried*: written again, at the same positions, into a new segment of a new
+epoch, which is synced before it gets its name; then the old one is cut. This is done at every start, so it does not
+depend on the SUSPECT marker, which a full disk may refuse. Writing goes on in that new segment, so old bytes behind
+the cut can never line up with new frames.
+
+Nothing of the old state is changed before the new one is complete: a crash during recovery is recovered like any
+other.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import attrs
 
-from runtime.disk_port import Disk, File, write_fully
+from runtime.disk_port import Disk, File
 from runtime.errors import ConfigError
 from runtime.log.cursor import read_cursors
 from runtime.log.frame import FIXED_BYTES
@@ -46,15 +54,29 @@ class Recovered:
     """The state to go on from."""
 
     positions: Positions
+    """Behind the last group known to be synced."""
     segments: list[Segment]
-    """All of them, the last one sealed."""
+    carry: list[Span] = attrs.field(factory=list)
+    """Good groups behind `positions`, with bodies, that a new segment must begin with."""
     last_end: int = 0
     """Where the last segment's frames end (the new segment's `prev_end`)."""
     epoch: int = 0
     """Highest one seen."""
     damage: list[Damage] = attrs.field(factory=list)
     torn: list[Damage] = attrs.field(factory=list)
-    """Tails cut off: never acknowledged."""
+    """Tails that are void: never acknowledged."""
+
+
+@attrs.frozen(kw_only=True)
+class Verdict:
+    """What the last segment holds."""
+
+    synced: tuple[Span, ...]
+    """Without bodies."""
+    carry: tuple[Span, ...]
+    gaps: tuple[Gap, ...]
+    """Corrupt, below what is synced."""
+    torn: Gap | None
 
 
 @attrs.define(kw_only=True)
@@ -82,15 +104,37 @@ class Recovery:
                 f"{self.directory}: the log is durable up to position {evidence}, but all its segments are missing: "
                 "put them back"
             )
-        spans, end = self._last_segment(found, evidence) if segments else ([], self.start_position)
+        verdict = Verdict(synced=(), carry=(), gaps=(), torn=None)
+        end = self.start_position
+        if segments:
+            verdict = self._last_segment(found, evidence)
+            ends = [*(span.end for span in verdict.synced), *(gap.end for gap in verdict.gaps)]
+            end = max(ends, default=segments[-1].base)
         if snapshot is not None and (not segments or snapshot.position >= segments[0].base):
             found.positions = snapshot
         if found.positions.position < end:
-            self._fold(found, spans, end)
+            self._fold(found, verdict.synced, end)
         if end < evidence:
             self._lost_end(found, end, evidence)
+        found.carry = list(verdict.carry)
         found.last_end = end
         return found
+
+    def finish(self, found: Recovered) -> None:
+        """After the new segment is there: cut the old one (what was carried, voided, preallocated) and be done."""
+        if found.segments and found.segments[-1].base < found.last_end:
+            segment = found.segments[-1]
+            file = self.disk.open(segment.path, write=True)
+            try:
+                size = HEADER_BYTES + found.last_end - segment.base
+                if file.size() > size:
+                    file.truncate(size)
+                    file.sync()
+            finally:
+                file.close()
+        if self.disk.exists(self.directory / SUSPECT):
+            self.disk.unlink(self.directory / SUSPECT)
+            self.disk.sync_directory(self.directory)
 
     def _remove_leftovers(self) -> None:
         for name in self.disk.names(self.directory):
@@ -113,34 +157,24 @@ class Recovery:
 
     # --- the last segment: the only one that can be torn
 
-    def _last_segment(self, found: Recovered, evidence: int) -> tuple[list[Span], int]:
-        """Its good groups and where they end; cuts and seals the file."""
+    def _last_segment(self, found: Recovered, evidence: int) -> Verdict:
         segment = found.segments[-1]
-        file = self.disk.open(segment.path, write=True)
+        file = self.disk.open(segment.path)
         try:
-            size = file.size()
-            limit = segment.base + max(0, size - HEADER_BYTES)
+            limit = segment.base + max(0, file.size() - HEADER_BYTES)
             chain = segment.header.chain if segment.header is not None else None
-            walked = list(self._walker(segment, file).walk(segment.base, limit, chain=chain, open_end=True))
-            spans, gaps, torn = judge(walked, evidence)
-            end = max([segment.base, *(span.end for span in spans), *(gap.end for gap in gaps)])
-            found.damage += [_damage(segment, gap) for gap in gaps]
-            for gap in gaps:
+            verdict = judge(self._walker(segment, file).walk(segment.base, limit, chain=chain, open_end=True), evidence)
+            found.damage += [_damage(segment, gap) for gap in verdict.gaps]
+            for gap in verdict.gaps:
                 self._quarantine(segment, file, gap, "frame")
-            if torn is not None and self._quarantine(segment, file, torn, "torn"):
-                found.torn.append(_damage(segment, torn))
-            self._seal(file, HEADER_BYTES + end - segment.base)
+            if verdict.torn is not None and self._quarantine(segment, file, verdict.torn, "torn"):
+                found.torn.append(_damage(segment, verdict.torn))
         finally:
             file.close()
-        return spans, end
+        return verdict
 
     def _walker(self, segment: Segment, file: File, *, bodies: bool = True) -> Walker:
         return segment_walker(segment, file, log_low(self.log_id), bodies=bodies)
-
-    def _seal(self, file: File, size: int) -> None:
-        if file.size() != size:
-            file.truncate(size)
-        file.sync()  # also makes frames durable that a killed writer had written and not synced
 
     def _quarantine(self, segment: Segment, file: File, gap: Gap, kind: str) -> bool:
         """Keep the bytes for a person to look at, before anything is cut. False if there is nothing but zeros."""
@@ -161,7 +195,7 @@ class Recovery:
 
     # --- the state behind the last good frame
 
-    def _fold(self, found: Recovered, spans: list[Span], end: int) -> None:
+    def _fold(self, found: Recovered, spans: Sequence[Span], end: int) -> None:
         """Headers from the snapshot on."""
         positions = found.positions
         for segment, after in itertools.pairwise(found.segments):
@@ -211,28 +245,44 @@ class Recovery:
         self._bridge(found, upto)
 
 
-def judge(walked: list[Span | Gap], evidence: int) -> tuple[list[Span], list[Gap], Gap | None]:
-    """(good groups, corrupt ranges, the torn tail) of the last segment; pure.
+def judge(walked: Iterable[Span | Gap], evidence: int) -> Verdict:
+    """Sort what was found in the last segment; pure.
 
     `evidence`: highest position known synced from elsewhere. Everything from the first torn group on is void, also
     what checks: before a sync, writes may reach the disk in any order.
     """
+    items: list[Span | Gap] = []
+    stripped = 0
     for item in walked:
         upto = item.durable_upto if isinstance(item, Gap) else max(h.durable_upto for h in item.headers)
         evidence = max(evidence, upto)
+        items.append(item)
+        while stripped < len(items) and items[stripped].position < evidence:  # keep the bodies of the tail only
+            old = items[stripped]
+            items[stripped] = old if isinstance(old, Gap) else attrs.evolve(old, bodies=())
+            stripped += 1
     spans: list[Span] = []
     gaps: list[Gap] = []
-    for item in walked:
+    torn: Gap | None = None
+    for item in items:
         if isinstance(item, Span):
-            spans.append(attrs.evolve(item, bodies=()))
+            spans.append(item)
         elif item.position >= evidence:
-            return spans, gaps, attrs.evolve(item, end=walked[-1].end)
-        elif item is walked[-1] and item.end > evidence:  # nothing good behind it: rot up to here, never written beyond
+            torn = attrs.evolve(item, end=items[-1].end)
+            break
+        elif item is items[-1] and item.end > evidence:  # nothing good behind it: rot up to here, no more was synced
             gaps.append(attrs.evolve(item, end=evidence))
-            return spans, gaps, attrs.evolve(item, position=evidence)
+            torn = attrs.evolve(item, position=evidence)
         else:
             gaps.append(item)
-    return spans, gaps, None
+    synced, carry = split_tail(spans, evidence)
+    return Verdict(synced=tuple(synced), carry=tuple(carry), gaps=tuple(gaps), torn=torn)
+
+
+def split_tail(spans: list[Span], evidence: int) -> tuple[list[Span], list[Span]]:
+    """(groups known to be synced, groups to carry)."""
+    synced = [span for span in spans if span.position < evidence]
+    return synced, spans[len(synced) :]
 
 
 def _damage(segment: Segment, gap: Gap) -> Damage:
@@ -273,44 +323,3 @@ def check_contiguous(directory: Path, segments: list[Segment], start_position: i
                 f"{directory}: the segment with base {after.header.prev_base} is missing between {before.path.name} "
                 f"and {after.path.name}: put it back"
             )
-
-
-def repair_suspect(disk: Disk, directory: Path, log_id: str) -> bool:
-    """After an fsync error: copy what checks of the last segment into a new file, and trust only that.
-
-    The page cache may show bytes that are not on the disk, and a second fsync of the old file would say "fine".
-    Returns True if the marker was there.
-    """
-    if not disk.exists(directory / SUSPECT):
-        return False
-    segments = list_segments(disk, directory, log_id)
-    if segments:
-        segment = segments[-1]
-        file = disk.open(segment.path)
-        try:
-            walker = segment_walker(segment, file, log_low(log_id), bodies=True)
-            limit = segment.base + max(0, file.size() - HEADER_BYTES)
-            end = segment.base
-            for item in walker.walk(segment.base, limit, chain=None, open_end=True):
-                end = item.end
-            _copy(disk, file, segment.path, HEADER_BYTES + end - segment.base)
-        finally:
-            file.close()
-    disk.unlink(directory / SUSPECT)
-    disk.sync_directory(directory)
-    return True
-
-
-def _copy(disk: Disk, file: File, path: Path, size: int) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    copy = disk.open(temporary, write=True, create=True)
-    try:
-        copy.truncate(0)
-        chunk = 4 << 20
-        for at in range(0, size, chunk):
-            write_fully(copy, [file.pread(min(chunk, size - at), at)], at)
-        copy.sync()
-    finally:
-        copy.close()
-    disk.rename(temporary, path)
-    disk.sync_directory(path.parent)

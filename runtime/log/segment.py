@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -115,14 +116,19 @@ def _page_crc(page: bytes) -> int:
     return crc32c(page[:_CRC_AT] + page[_CRC_AT + 4 :])
 
 
-def create_segment(disk: Disk, directory: Path, header: SegmentHeader, *, size: int) -> tuple[Segment, File]:
-    """A synced, preallocated segment and its handle for writing. Raises OSError; a half-made one has no final name."""
+def create_segment(
+    disk: Disk, directory: Path, header: SegmentHeader, *, size: int, frames: Sequence[bytes] = ()
+) -> tuple[Segment, File]:
+    """A synced, preallocated segment that begins with `frames`, and its handle for writing.
+
+    Raises OSError; a half-made one has no final name.
+    """
     path = directory / segment_name(header.base)
     temporary = path.with_name(path.name + ".new")
     file = disk.open(temporary, write=True, create=True)
     try:
         file.truncate(0)
-        write_fully(file, [pack_segment_header(header)], 0)
+        write_fully(file, [pack_segment_header(header), *frames], 0)
         file.allocate(size)
         file.sync()
         disk.rename(temporary, path)

@@ -13,12 +13,13 @@ import msgspec
 
 from runtime.disk_port import Disk, File
 from runtime.errors import LogFull, LogSyncFailed
-from runtime.log.build import DUPLICATE, Builder, check_draft, sort_out_duplicates, wire_size
+from runtime.log.build import DUPLICATE, Builder, Carried, check_draft, sort_out_duplicates, wire_size
 from runtime.log.cursor import NO_SPACE
 from runtime.log.index import Catalog
 from runtime.log.meta import WriterLock
 from runtime.log.positions import Positions, PositionsFile
 from runtime.log.recovery import SUSPECT
+from runtime.log.scan import Span
 from runtime.log.schemas import Schemas
 from runtime.log.segment import HEADER_BYTES, Segment, SegmentHeader, create_segment
 from runtime.log.types import Appended, Group, GroupDraft
@@ -67,19 +68,29 @@ class Writer:
         new = iter(answers)
         return [DUPLICATE if duplicate else next(new) for duplicate in known], groups
 
-    def start_segment(self, needed: int = 0) -> None:
-        """Seal the current segment and go on in a new one. Raises LogFull, LogSyncFailed."""
+    def start_segment(self, needed: int = 0, carry: Sequence[Span] = ()) -> None:
+        """Seal the current segment and go on in a new one, which begins with the carried groups.
+
+        Raises LogFull, LogSyncFailed.
+        """
         try:
             self._seal()
             snapshot = PositionsFile(self.disk, self.directory)
             snapshot.load(self.positions.log_id, len(self.positions.offsets))
             snapshot.store(self.positions)
             snapshot.close()
-            self._room = max(self.segment_bytes, HEADER_BYTES + needed)
-            self._segment, self._file = create_segment(self.disk, self.directory, self._next_header(), size=self._room)
+            carried = Carried(epoch=self.lock.epoch, chain=self.positions.chain, durable_upto=self.positions.position)
+            for span in carry:
+                carried.add(span)
+            self._room = max(self.segment_bytes, HEADER_BYTES + max(needed, carried.size))
+            self._segment, self._file = create_segment(
+                self.disk, self.directory, self._next_header(), size=self._room, frames=carried.buffers
+            )
         except OSError as error:
             raise self._refused(error, "new segment") from error
         self.catalog.add(self._segment)
+        for span in carried.spans:
+            self.positions.fold(span, self.schemas)
 
     def store_positions(self) -> None:
         """The snapshot, for a fast and well-informed next start. Raises OSError."""
@@ -206,7 +217,7 @@ class Writer:
 
 
 def write_suspect(disk: Disk, directory: Path, *, what: str, durable_upto: int, error: OSError) -> None:
-    """Best effort: the marker that makes the next start copy the tail instead of trusting the page cache."""
+    """Best effort: the marker that says why the process ended and that the page cache is not to be believed."""
     text = msgspec.json.encode({"what": what, "durable_upto": durable_upto, "error": str(error)})
     try:
         disk.write_atomic(directory / SUSPECT, text)

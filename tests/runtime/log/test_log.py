@@ -297,17 +297,36 @@ def test_a_failed_sync_is_fatal_and_the_tail_is_not_believed(
     assert everything(memory_rig.open()) == believed
 
 
-def test_without_the_copy_a_failed_sync_loses_what_was_believed(
+def test_a_failed_sync_on_a_full_disk_leaves_no_marker_and_is_not_believed_either(
+    memory_rig: Any, draft: Draft, everything: Everything
+) -> None:
+    """Seed 488 of the crash model: the SUSPECT marker could not be written, and the page cache was believed."""
+    log = memory_rig.open()
+    log.commit([draft("a", 1)])
+    memory_rig.disk.capacity_bytes = 0
+    memory_rig.disk.fail("sync", errno.EIO, suffix=".seg.new")
+    with pytest.raises(LogSyncFailed):
+        log.commit([draft("a", 2)])
+    assert not memory_rig.disk.exists(memory_rig.path / "SUSPECT")
+    memory_rig.disk.kill()
+    memory_rig.disk.capacity_bytes = None
+    believed = everything(memory_rig.open())
+    memory_rig.disk.crash(keep=0.0)
+    assert everything(memory_rig.open()) == believed
+
+
+def test_synced_in_place_after_a_failed_sync_what_was_believed_is_lost(
     memory_rig: Any, draft: Draft, everything: Everything, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Positive control of the test above: the second fsync says "fine" for data that is gone."""
-    monkeypatch.setattr("runtime.log.log.repair_suspect", lambda *_: False)
+    """Positive control of the tests above: the second fsync says "fine" for data that is gone."""
     log = memory_rig.open()
     log.commit([draft("a", 1)])
     memory_rig.disk.fail("sync", errno.EIO, suffix=".seg.new")
     with pytest.raises(LogSyncFailed):
         log.commit([draft("a", 2)])
     memory_rig.disk.kill()
+    monkeypatch.setattr("runtime.log.recovery.split_tail", lambda spans, evidence: (spans, []))
+    memory_rig.disk.open(memory_rig.last_segment(), write=True).sync()
     believed = everything(memory_rig.open())
     assert len(believed) == 2
     memory_rig.disk.crash(keep=0.0)

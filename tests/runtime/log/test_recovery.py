@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,8 +125,21 @@ def test_a_torn_tail_is_kept_in_quarantine_and_never_written_over(memory_rig: An
     assert memory_rig.disk.read_bytes(folder / name) == kept.rstrip(b"\0")
     assert b"group is incomplete" in memory_rig.disk.read_bytes(folder / "index")
     assert memory_rig.last_segment() != path, "goes on in a new segment"
-    assert len(memory_rig.disk.read_bytes(path)) == HEADER_BYTES + groups[-2].end_position
+    assert memory_rig.last_segment().name == f"{groups[2].position:020d}.seg"
+    assert len(memory_rig.disk.read_bytes(path)) == HEADER_BYTES + groups[2].position
     assert everything(log) == groups[:-1]
+
+
+def test_the_last_commit_is_carried_into_the_new_segment_because_it_may_not_be_synced(
+    memory_rig: Any, draft: Draft, everything: Everything
+) -> None:
+    groups, files, path = killed(memory_rig, 3)
+    log = started(memory_rig, files)
+    assert everything(log) == groups
+    assert memory_rig.last_segment().name == f"{groups[2].position:020d}.seg"
+    assert len(memory_rig.disk.read_bytes(path)) == HEADER_BYTES + groups[2].position
+    assert memory_rig.disk.names(memory_rig.path / "quarantine") == []
+    goes_on(log, memory_rig, draft, everything)
 
 
 # --- rot below what is known to be synced
@@ -324,14 +338,10 @@ def test_truncating_at_the_first_bad_frame_would_destroy_what_was_acknowledged(
     groups, files, path = killed(memory_rig, 4)
     flipped = with_bytes(files, path, HEADER_BYTES + groups[1].position + 20, b"\xff\xfe\xfd")
 
-    def first_bad(walked: list[Any], evidence: int) -> Any:
+    def first_bad(walked: Any, evidence: int) -> recovery.Verdict:
         del evidence
-        good = []
-        for item in walked:
-            if not isinstance(item, recovery.Span):
-                return good, [], item
-            good.append(item)
-        return good, [], None
+        good = tuple(itertools.takewhile(lambda item: isinstance(item, scan.Span), walked))
+        return recovery.Verdict(synced=(), carry=good, gaps=(), torn=None)
 
     assert everything(started(memory_rig, flipped)) == [groups[0], *groups[2:]]
     monkeypatch.setattr(recovery, "judge", first_bad)
@@ -425,6 +435,6 @@ def test_recovery_headers_are_all_it_needs(memory_rig: Any, everything: Everythi
     before = memory_rig.logs[-1]._writer.positions
     log = started(memory_rig, files)
     after = log._writer.positions
-    for name in ("offsets", "position", "chain", "stamp_ns", "groups", "last_of_kind", "producers", "rows"):
+    for name in ("offsets", "position", "stamp_ns", "groups", "last_of_kind", "producers", "rows"):
         assert getattr(after, name) == getattr(before, name), name
     assert len(everything(log)) == len(groups)
