@@ -31,7 +31,7 @@ class ClickHouseSpec:
     name: str = "clickhouse"
     endpoint: str = "clickhouse"
     stop_signal: int = signal.SIGTERM
-    stop_grace_s: float = 20.0
+    stop_grace_s: float = 15.0
     start_patience_s: float = 120.0
 
     @property

@@ -85,8 +85,9 @@ class Engine:
     def close_when_idle(self, timeout_s: float) -> bool:
         """Wait for running statements, let the engine end; False when some ran on beyond `timeout_s` (then the
         engine is left as a kill would leave it: whatever was acknowledged is in a part on disk already)."""
-        idle = self._writing.acquire(timeout=timeout_s)
-        idle = idle and all(self._reading.acquire(timeout=timeout_s) for _ in range(READS_AT_ONCE))
+        each_s = timeout_s / (1 + READS_AT_ONCE)
+        idle = self._writing.acquire(timeout=each_s)
+        idle = idle and all(self._reading.acquire(timeout=each_s) for _ in range(READS_AT_ONCE))
         if not idle:
             return False
         with _translated():

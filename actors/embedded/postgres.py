@@ -90,7 +90,7 @@ class PostgresSpec:
     name: str = "postgres"
     endpoint: str = "timescale"
     stop_signal: int = signal.SIGINT  # fast shutdown: end the sessions, write a checkpoint
-    stop_grace_s: float = 30.0
+    stop_grace_s: float = 20.0
     start_patience_s: float = 600.0
     """Crash recovery reads up to `max_wal_size` again; to stop it in between makes the next one no shorter."""
 
