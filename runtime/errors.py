@@ -80,5 +80,13 @@ class StartFailed(HoldfastError):
     """A child did not start while its supervisor came up; the cause is chained. At the top: exit 75."""
 
 
+class AdminRefused(HoldfastError):
+    """A supervisor would not do what an admin call asked; `code` is OTP's word for why."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
 class Shutdown(HoldfastError):
     """Raised by an actor that ends on purpose: OTP's exit reason `{shutdown, Term}`, no crash."""

@@ -17,14 +17,15 @@ import trio
 from actors.aggregator.aggregator import Aggregator, AggregatorSpec
 from actors.bridge.clickhouse import ClickHouse, ClickHouseSettings
 from actors.bridge.delivery import Delivery
-MemoryDatabase = object  # FIRSTRUN
+from actors.bridge.memory import Memory
+from actors.bridge.memory_db import MemoryDatabase
 from actors.bridge.port import Sink, SinkFactory
 from actors.bridge.timescale import Timescale, TimescaleSettings
 from actors.buffer.buffer import Buffer, CommitLimits
 from actors.downloader.downloader import HistoryDownloader
 from actors.downloader.job_files import JobFiles, write_job
 from actors.downloader.jobs import BackfillJob, HistoryJob
-from actors.downloader.memory import MemoryHistory, MemoryJobs
+from actors.downloader.memory import MemoryHistory, MemoryJobs, random_walk
 from actors.downloader.polygon import PolygonHistory
 from actors.downloader.port import HistorySource, JobStore, Page
 from actors.embedded.clickhouse import ClickHouseSpec
@@ -39,6 +40,7 @@ from actors.health.port import BackfillRequest
 from actors.market.schema import KINDS, schema_message
 from runtime.actor import Actor, Seams
 from runtime.backoff import Backoff
+from runtime.clock import NS_PER_HOUR
 from runtime.disk import RealDisk
 from runtime.disk_memory import MemoryDisk
 from runtime.disk_port import Disk
@@ -349,12 +351,15 @@ class _Factories:
     def delivery(self, name: str) -> Actor:
         p = self.parts
         sink: SinkFactory = (
-            p.memory_sinks[name].factory
-            if p.plan.test_mode
-            else sink_factory(name, p.settings, p.home, adopt=p.plan.adopt)
+            self._memory_sink(name) if p.plan.test_mode else sink_factory(name, p.settings, p.home, adopt=p.plan.adopt)
         )
         consumer = p.log.consumer(f"bridge.{name}")
         return Delivery(sink=sink, consumer=consumer, cursor=p.log.cursor(f"bridge.{name}"))
+
+    def _memory_sink(self, name: str) -> SinkFactory:
+        sink = self.parts.settings.sinks[name]
+        database = self.parts.memory_sinks.setdefault(name, MemoryDatabase(keeps_marks=sink.kind == "timescale"))
+        return Memory(database=database, sink_name=name, stores=frozenset(sink.stores))
 
     def aggregator(self) -> Actor:
         p = self.parts
@@ -381,7 +386,12 @@ class _Factories:
     def _source(self) -> HistorySource:
         p = self.parts
         if p.plan.test_mode:
-            return MemoryHistory(ticks={})
+            now_ns = p.seams.clock.wall_ns()
+            walks = {
+                job.symbol: random_walk(number, job.from_ns, job.to_ns or now_ns + NS_PER_HOUR)
+                for number, job in enumerate(p.plan.history)
+            }
+            return MemoryHistory(ticks=walks)
         if p.settings.uses_simulator:
             return SimulatedVendor(parts=p)
         key = p.settings.vendors.polygon.api_key

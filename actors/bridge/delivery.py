@@ -100,9 +100,8 @@ class _Session:
             if batch is None:
                 await self._fill(lane)
                 batch = lane.take(self.delivery.coalescing)
-            went = batch is not None
             batch = await self._round(sink, lane, batch)
-            if not self._stuck or (went and not lane.has_unverified):
+            if not self._stuck or not lane.has_unverified:
                 self._say_up()
                 waits.reset()
             self._publish(lane)

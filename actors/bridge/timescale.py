@@ -71,6 +71,7 @@ class Timescale:
 async def _connector(settings: TimescaleSettings, seams: Seams) -> AsyncIterator[Sink]:
     failure: HoldfastError | None = None
     async with trio_asyncio.open_loop() as loop:
+        loop.set_exception_handler(_unawaited)
         writer, reader = Connection(settings, loop), Connection(settings, loop)
         sink = PostgresSink(settings=settings, offload=seams.offload, writer=writer, reader=reader)
         try:
@@ -150,6 +151,16 @@ class Connection:
                 "jit": "off",
             },
         )
+
+
+def _unawaited(loop: Any, context: dict[str, Any]) -> None:
+    """An error that nobody awaited would end the loop and with it the actor (DRIVERS 3).
+
+    Those of a lost connection are no news: asyncpg leaves the answer of a COPY unawaited when the connection breaks
+    under it, and the call itself has failed already. Anything else ends the loop, as a bug should.
+    """
+    if not isinstance(context.get("exception"), (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        loop.default_exception_handler(context)
 
 
 def _retrieve(task: Any) -> None:

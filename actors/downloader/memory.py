@@ -199,3 +199,14 @@ def no_ticks() -> MemoryTicks:
 
 
 __all__ = ["Fault", "MemoryHistory", "MemoryJobs", "MemoryTicks", "faults_in_order", "no_ticks"]
+
+
+def random_walk(seed: int, from_ns: int, to_ns: int, *, step_ns: int = 500_000_000) -> MemoryTicks:
+    """A made-up market for --test-mode: a quote every `step_ns`, prices with five decimals, a function of the seed."""
+    ts_ns = np.arange(from_ns, to_ns, step_ns, dtype=np.int64)
+    # A linear congruential generator, vectorised over its index: no global randomness, the same on every machine.
+    noise = (np.arange(len(ts_ns), dtype=np.uint64) + np.uint64(seed)) * np.uint64(6364136223846793005)
+    moves = (noise >> np.uint64(33)).astype(np.int64) % 7 - 3
+    bid = 110_000 + np.clip(np.cumsum(moves), -5_000, 5_000)
+    spread = 5 + (noise >> np.uint64(40)).astype(np.int64) % 10
+    return MemoryTicks(ts_ns=ts_ns, bid=bid / 1e5, ask=(bid + spread) / 1e5)

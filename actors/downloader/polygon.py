@@ -86,6 +86,7 @@ class PolygonHistory:
             limits=httpx.Limits(max_connections=self.limits.connections_max),
             follow_redirects=False,
             trust_env=not local,
+            verify=self.rest_url.startswith("https:"),  # loading certificates takes 20 ms: not for plain HTTP
             transport=self.transport,
         )
         object.__setattr__(self, "_client", client)

@@ -78,7 +78,7 @@ class PolygonTime(msgspec.Struct):
 
 class _Envelope(msgspec.Struct):
     status: str = ""
-    request_id: str = ""
+    request_id: str | None = None
     next_url: str | None = None
     ticker: str | None = None
     error: str | None = None
@@ -106,80 +106,63 @@ def decode_quotes(body: bytes, *, symbol: str, spelled: str, source: str, now_ns
     Raises: RetryableSourceError when the body is not a whole, good page.
     """
     envelope, rows, broken = _parse(body)
-    if envelope.status not in STATUS_GOOD:
-        told = envelope.error or envelope.message or "no message"
-        raise RetryableSourceError(f"status {envelope.status!r} with 200: {told[:200]}")
-    if envelope.results_count is not None and envelope.results_count != len(rows) + len(broken.indexes):
-        raise RetryableSourceError(
-            f"page not proven: resultsCount {envelope.results_count}, rows {len(rows) + len(broken.indexes)}"
-        )
-    others = {envelope.ticker or "", *map(attrgetter("ticker"), rows)} - {"", symbol, spelled}
-    if others:
-        raise RetryableSourceError(f"page not proven: asked for {spelled}, rows of {sorted(others)[:3]}")
-    columns = _columns(rows, now_ns)
+    _check_envelope(envelope, rows, len(broken.indexes), (symbol, spelled))
+    n = len(rows)
+    ts_ns = np.fromiter(map(attrgetter("participant_timestamp"), rows), np.int64, n)
+    timed = _timed(ts_ns, now_ns)
     validated = validate_quotes(
         symbol,
         source,
-        columns.ts_ns,
-        columns.bid,
-        columns.ask,
+        ts_ns,
+        np.fromiter(map(attrgetter("bid_price"), rows), np.float64, n),
+        np.fromiter(map(attrgetter("ask_price"), rows), np.float64, n),
         _sizes(rows, "bid_size"),
         _sizes(rows, "ask_size"),
         now_ns=now_ns,
         raw=lambda refused: _raw_texts(body, broken.others(refused)),
     )
     rejected = validated.rejected
-    if broken.indexes:
-        rejected = pa.Table.from_batches([rejected, broken.batch(body)]).combine_chunks().to_batches()[0]
     return DecodedPage(
-        ts_ns=columns.ts_ns[columns.timed],
-        identities=columns.identities,
+        ts_ns=ts_ns[timed],
+        identities=lambda start, stop: [_identity(rows[i]) for i in timed[start:stop]],
         rows=validated.rows,
-        rejected=rejected,
+        rejected=pa.concat_batches([rejected, broken.batch(body)]) if broken.indexes else rejected,
         next_url=envelope.next_url or "",
-        request_id=envelope.request_id,
+        request_id=envelope.request_id or "",
         results_absent=envelope.results is msgspec.UNSET and envelope.results_count is None,
     )
 
 
-@attrs.frozen
-class _Columns:
-    """One page; NaN and -1 = absent."""
-
-    ts_ns: npt.NDArray[np.int64]
-    bid: npt.NDArray[np.float64]
-    ask: npt.NDArray[np.float64]
-    bid_exchange: npt.NDArray[np.int32]
-    ask_exchange: npt.NDArray[np.int32]
-    timed: npt.NDArray[np.intp]
-    """Rows whose time can be one (rule 20); the others are refused, and prove nothing about order and range."""
-
-    def identities(self, start: int, stop: int) -> list[Identity]:
-        """What makes timed rows start..stop of the page the same as others (UPSTREAM 1.12)."""
-        timed = self.timed[start:stop]
-        columns = (self.ts_ns, self.bid, self.ask, self.bid_exchange, self.ask_exchange)
-        rows = zip(*(column[timed].tolist() for column in columns), strict=True)
-        return [tuple(None if value != value else value for value in row) for row in rows]  # NaN is not itself
+def _check_envelope(envelope: _Envelope, rows: list[PolygonQuote], broken: int, names: tuple[str, str]) -> None:
+    """The checks of UPSTREAM 1.6 that concern one answer alone."""
+    if envelope.status not in STATUS_GOOD:
+        told = envelope.error or envelope.message or "no message"
+        raise RetryableSourceError(f"status {envelope.status!r} with 200: {told[:200]}")
+    found = len(rows) + broken
+    if envelope.results_count is not None and envelope.results_count != found:
+        raise RetryableSourceError(f"page not proven: resultsCount {envelope.results_count}, rows {found}")
+    others = {envelope.ticker or "", *map(attrgetter("ticker"), rows)} - {"", *names}
+    if others:
+        raise RetryableSourceError(f"page not proven: asked for {names[1]}, rows of {sorted(others)[:3]}")
 
 
-def _columns(rows: list[PolygonQuote], now_ns: int) -> _Columns:
-    n = len(rows)
-    ts_ns = np.fromiter(map(attrgetter("participant_timestamp"), rows), np.int64, n)
+def _timed(ts_ns: npt.NDArray[np.int64], now_ns: int) -> npt.NDArray[np.intp]:
+    """Indexes of the rows whose time can be one (rule 20); the others are refused, and prove nothing about the page."""
     timed = np.flatnonzero((ts_ns >= TS_MIN_NS) & (ts_ns <= now_ns + FUTURE_REJECT_NS))
+    n = len(ts_ns)
     if (untimed := n - len(timed)) > max(BROKEN_ROWS_MIN, BROKEN_SHARE_MAX * n):
         raise RetryableSourceError(f"page not proven: {untimed} of {n} rows have a time of a wrong magnitude")
-    return _Columns(
-        ts_ns,
-        np.fromiter(map(attrgetter("bid_price"), rows), np.float64, n),
-        np.fromiter(map(attrgetter("ask_price"), rows), np.float64, n),
-        np.fromiter(map(attrgetter("bid_exchange"), rows), np.int32, n),
-        np.fromiter(map(attrgetter("ask_exchange"), rows), np.int32, n),
-        timed,
-    )
+    return timed
+
+
+def _identity(row: PolygonQuote) -> Identity:
+    """What makes a quote the same as another (UPSTREAM 1.12), but for its occurrence number."""
+    bid, ask = (None if price != price else price for price in (row.bid_price, row.ask_price))  # NaN is not itself
+    return (row.participant_timestamp, bid, ask, row.bid_exchange, row.ask_exchange)
 
 
 def _sizes(rows: list[PolygonQuote], name: str) -> npt.NDArray[np.float64] | None:
-    """None when the vendor gives none (currencies): the first row tells, the rest is looked at only if it must be."""
+    """None when the vendor gives none (currencies)."""
     sizes = np.fromiter(map(attrgetter(name), rows), np.float64, len(rows))
     return None if np.isnan(sizes).all() else sizes
 

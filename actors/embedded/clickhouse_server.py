@@ -5,25 +5,18 @@
 Speaks what clickhouse-connect, curl and a notebook say to a real server (DRIVERS §9). Differences: no sessions
 (`session_id` is accepted and ignored), no answer in pieces, no compression of answers, one user `holdfast`.
 
-Who may what: it listens on 127.0.0.1, where every user of the machine and every page in a browser can send requests.
-Only `holdfast` with the password from the secret file may write; anybody else (user `default` without password, and
-every GET, as on a real server) only reads the tables (`clickhouse_sql.why_refused` and `readonly=1`). Requests that
-a browser makes for a page (Origin, Sec-Fetch-Site, a Host that is not this machine) are refused altogether.
+Who may what: `clickhouse_access.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
-import binascii
 import gzip
-import hmac
 import json
 import os
 import signal
 import sys
 import threading  # noqa: TID251 (an OS process of its own: it serves threads, there is no Trio here)
-import urllib.parse
 import zlib
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,94 +25,18 @@ from typing import Any, NoReturn
 
 import attrs
 
+from actors.embedded.clickhouse_access import USER, Access, Refusal, access_of, settings_of
 from actors.embedded.clickhouse_engine import Engine, EngineAnswer, EngineError, EngineRequest
 from actors.embedded.clickhouse_sql import split_insert, why_refused
 
-USER = "holdfast"
 BODY_BYTES_MAX = 256 * 1024 * 1024
+BODY_BYTES_MAX_STRANGER = 1024 * 1024
+"""A stranger sends queries, no rows."""
 CONNECTIONS_MAX = 64
 IDLE_S_MAX = 300.0
 """A connection that says nothing for so long is closed."""
 STOP_GRACE_S = 10.0
-LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]", ""})
-TRANSPORT = frozenset(
-    {
-        *("query", "database", "user", "password", "default_format", "buffer_size", "session_id", "session_timeout"),
-        *("session_check", "query_id", "quota_key", "compress", "decompress", "wait_end_of_query"),
-        *("client_protocol_version", "role", "send_progress_in_http_headers", "http_headers_progress_interval_ms"),
-        *("enable_http_compression", "http_zlib_compression_level", "cancel_http_readonly_queries_on_client_close"),
-    }
-)
-"""Parameters of the transport; they are no settings of the engine."""
-STRANGERS_SETTINGS = (
-    *("output_format_arrow_", "output_format_native_", "output_format_json_", "output_format_parquet_"),
-    *("output_format_csv_", "output_format_tsv_", "output_format_pretty_", "date_time_", "cast_string_to_"),
-    *("max_execution_time", "max_result_rows", "max_block_size", "max_threads", "join_use_nulls", "session_timezone"),
-    *("extremes", "final", "limit", "offset"),
-)
-"""Beginnings of the settings that a stranger may set; the rest is dropped (`output_format_schema` names a file to
-write, `dialect` another grammar than the one that is looked through)."""
 HTTP_STATUS = {60: 404, 81: 404, 46: 404, 47: 404, 115: 404, 62: 400, 516: 403, 164: 403, 192: 403, 396: 413}
-
-
-@attrs.frozen(kw_only=True)
-class Refusal(Exception):
-    """The server's own no."""
-
-    status: int
-    code: int
-    text: str
-
-
-def credentials_of(headers: Mapping[str, str], query: Mapping[str, str]) -> tuple[str, str]:
-    """User and password from wherever ClickHouse takes them; `default` and none where there are none.
-
-    Raises: Refusal when the Authorization header cannot be read.
-    """
-    if user := headers.get("X-ClickHouse-User"):
-        return user, headers.get("X-ClickHouse-Key", "")
-    kind, _, coded = headers.get("Authorization", "").partition(" ")
-    if kind:
-        try:
-            user, _, password = base64.b64decode(coded, validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError) as exc:
-            raise Refusal(status=403, code=516, text="the Authorization header cannot be read") from exc
-        return user or "default", password
-    return query.get("user", "default"), query.get("password", "")
-
-
-def may_write(user: str, password: str, *, secret: str) -> bool:
-    """Whether this is the pipeline (True) or a stranger (False). Raises: Refusal for a wrong password."""
-    if user == "default" and password == "":
-        return False
-    if user == USER and secret and hmac.compare_digest(password.encode(), secret.encode()):
-        return True
-    raise Refusal(
-        status=403,
-        code=516,
-        text=f"{user}: Authentication failed: password is incorrect, or there is no user with such name. "
-        "(AUTHENTICATION_FAILED)",
-    )
-
-
-def refuse_browsers(headers: Mapping[str, str]) -> None:
-    """A page in a browser can send requests to 127.0.0.1: cross-site, or under a name that it made point here.
-
-    Raises: Refusal.
-    """
-    host = headers.get("Host", "").rpartition(":")
-    name = host[0] if host[1] and host[2].isdigit() else headers.get("Host", "")
-    cross = headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
-    if "Origin" in headers or cross or name.lower() not in LOOPBACK_NAMES:
-        raise Refusal(status=403, code=497, text="requests of web pages are refused. (ACCESS_DENIED)")
-
-
-def settings_of(query: Mapping[str, str], *, stranger: bool) -> dict[str, str]:
-    """The engine's settings among the parameters of the address."""
-    settings = {n: v for n, v in query.items() if n not in TRANSPORT and not n.startswith("param_") and n != "readonly"}
-    if stranger:
-        settings = {name: value for name, value in settings.items() if name.startswith(STRANGERS_SETTINGS)}
-    return settings
 
 
 @attrs.frozen(kw_only=True)
@@ -130,14 +47,11 @@ class Service:
     secret: str
     slots: threading.BoundedSemaphore = attrs.field(factory=lambda: threading.BoundedSemaphore(CONNECTIONS_MAX))
 
-    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> EngineAnswer:
+    def answer(self, access: Access, headers: Mapping[str, str], body: bytes) -> EngineAnswer:
         """One request. Raises: Refusal, EngineError."""
-        parts = urllib.parse.urlsplit(target)
-        query = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
-        user, password = credentials_of(headers, query)
-        stranger = not may_write(user, password, secret=self.secret) or method == "GET"
-        if parts.path not in ("/", ""):
-            raise Refusal(status=404, code=0, text=f"there is nothing at {parts.path}; queries go to /")
+        query, stranger = access.query, access.stranger
+        if access.path not in ("/", ""):
+            raise Refusal(status=404, code=0, text=f"there is nothing at {access.path}; queries go to /")
         if headers.get("Content-Type", "").startswith("multipart/"):
             raise Refusal(status=501, code=48, text="external tables are not supported here. (NOT_IMPLEMENTED)")
         sql = query.get("query", "").encode()
@@ -200,12 +114,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         try:
-            body = self._body()
-            refuse_browsers(self._known_headers())
+            headers, access = self._known_headers(), self._access()
+            body = self._body(BODY_BYTES_MAX_STRANGER if access.stranger else BODY_BYTES_MAX)
             if self.command == "GET" and self.path in ("/ping", "/replicas_status"):
                 self._send(200, b"Ok.\n", {})
                 return
-            answer = self.service.answer(self.command, self.path, self._known_headers(), body)
+            answer = self.service.answer(access, headers, body)
         except Refusal as no:
             self._send_error(no.status, no.code, no.text)
         except EngineError as exc:
@@ -214,24 +128,32 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._send(200, answer.data, self._result_headers(answer))
 
+    def _access(self) -> Access:
+        """Raises: Refusal; the body is unread then, so the connection is of no more use."""
+        try:
+            return access_of(self.command, self.path, self._known_headers(), secret=self.service.secret)
+        except Refusal:
+            self.close_connection = True
+            raise
+
     def _known_headers(self) -> dict[str, str]:
         """Headers under the spelling that is used here (they come in any case)."""
         names = ("Host", "Origin", "Sec-Fetch-Site", "Authorization", "Content-Type", "X-ClickHouse-User")
         more = ("X-ClickHouse-Key", "X-ClickHouse-Format", "X-ClickHouse-Database")
         return {name: value for name in (*names, *more) if (value := self.headers.get(name)) is not None}
 
-    def _body(self) -> bytes:
+    def _body(self, bytes_max: int) -> bytes:
         """The whole body. Raises: Refusal when it is too long or is not framed."""
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
-            raw = self._chunks()
+            raw = self._chunks(bytes_max)
         else:
             length = self.headers.get("Content-Length", "0")
-            if not length.isdigit() or int(length) > BODY_BYTES_MAX:
-                self._give_up(413, f"a body has at most {BODY_BYTES_MAX} bytes")
+            if not length.isdigit() or int(length) > bytes_max:
+                self._give_up(413, f"a body has at most {bytes_max} bytes")
             raw = self._exactly(int(length))
         return decoded(raw, self.headers.get("Content-Encoding", ""))
 
-    def _chunks(self) -> bytes:
+    def _chunks(self, bytes_max: int) -> bytes:
         parts, total = [], 0
         while True:
             try:
@@ -239,8 +161,8 @@ class Handler(BaseHTTPRequestHandler):
             except ValueError:
                 self._give_up(400, "broken chunked body")
             total += size
-            if size < 0 or total > BODY_BYTES_MAX:
-                self._give_up(413, f"a body has at most {BODY_BYTES_MAX} bytes")
+            if size < 0 or total > bytes_max:
+                self._give_up(413, f"a body has at most {bytes_max} bytes")
             if size:
                 parts.append(self._exactly(size))
             self.rfile.readline(100)
@@ -336,14 +258,20 @@ def serve(path: Path, port: int, secret: str) -> int:
     return 0 if service.engine.close_when_idle(STOP_GRACE_S) else 1
 
 
+def absolute(text: str) -> Path:
+    """A path that stays what it is when we change the folder."""
+    return Path(text).absolute()
+
+
 def main() -> int:
     """Parse the command line; exit codes as in CONTRACT."""
     parser = argparse.ArgumentParser(description="chDB behind ClickHouse's HTTP interface")
-    parser.add_argument("--path", type=Path, required=True)
+    parser.add_argument("--path", type=absolute, required=True)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--secret-file", type=Path, required=True)
+    parser.add_argument("--secret-file", type=absolute, required=True)
     options = parser.parse_args()
     try:
+        options.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.chdir(options.path)  # where it is looked for when its record is lost
         code = serve(options.path, options.port, options.secret_file.read_text().strip())
     except (OSError, EngineError) as exc:

@@ -30,6 +30,7 @@ from supervisors.tree import Parts, Plan, build_spec, open_parts
 SHUTDOWN_S = 60.0
 """Whole ordered stop: intake, flow, storage, servers. systemd's TimeoutStopSec must be longer."""
 IDLE_LOOK_S = 0.05
+"""The board is looked at, not waited for: nobody may depend on it, so it wakes nobody."""
 FATAL = (LogSyncFailed, InvariantViolation, ConfigError)
 """No restart mends these: the process ends with their exit code."""
 
@@ -158,14 +159,14 @@ async def _stop_on_signal(stop: trio.Event) -> None:
 
 
 async def _stop_when_idle(parts: Parts, stop: trio.Event) -> None:
-    while not parts.seams.board.is_idle:
+    while not parts.seams.board.is_idle:  # noqa: ASYNC110
         await trio.sleep(IDLE_LOOK_S)
     stop.set()
 
 
 async def _say_when_healthy(parts: Parts) -> None:
     """One line for who started it by hand."""
-    while not parts.seams.board.is_idle:
+    while not parts.seams.board.is_idle:  # noqa: ASYNC110
         await trio.sleep(1.0)
     stored = ", ".join(f"{name} {c.records_stored:,} rows" for name, c in sorted(parts.seams.board.consumers.items()))
     sys.stderr.write(f"holdfast: healthy; everything so far is stored and verified ({stored})\n")

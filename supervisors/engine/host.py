@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -17,6 +18,9 @@ from runtime.errors import InvariantViolation
 from supervisors.engine.events import Event, EventKind, Report
 from supervisors.engine.exits import describe, find_fatal
 from supervisors.engine.life import Life
+
+if TYPE_CHECKING:
+    from supervisors.engine.supervisor import Supervisor
 
 CUT_SHARE = 0.2
 CUT_S_MAX = 3.0
@@ -33,6 +37,8 @@ class Host:
         self.report = report
         self.error: BaseException | None = None
         """The first fatal error: what `run_tree` raises after the ordered stop."""
+        self.supervisors: dict[str, Supervisor] = {}
+        """The living supervisors by path, for admin calls."""
         self.stop_asked = trio.Event()
         self.is_cut = False
         """The deadline is near: nothing is started any more, everything is cancelled."""

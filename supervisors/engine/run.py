@@ -7,6 +7,7 @@ import trio
 from runtime.actor import Seams
 from runtime.errors import InvariantViolation, RestartIntensityExceeded, Shutdown, StartFailed, UnstoppableChild
 from supervisors.engine import slot as states
+from supervisors.engine.admin import Admin
 from supervisors.engine.child import SupervisorSpec, check_tree
 from supervisors.engine.events import Report, report_to
 from supervisors.engine.exits import NORMAL, STOPPED, leaves
@@ -27,6 +28,7 @@ async def run_tree(
     shutdown_deadline_s: float = 30.0,
     fatal: tuple[type[BaseException], ...] = (),
     report: Report | None = None,
+    admin: Admin | None = None,
 ) -> None:
     """Start `spec`, keep it running, return after an ordered stop once `stop` is set; cancelling it does the same.
 
@@ -42,6 +44,8 @@ async def run_tree(
     check_tree(spec)
     report = report_to(seams.board) if report is None else report
     host = Host(seams, report, fatal=fatal, shutdown_deadline_s=shutdown_deadline_s)
+    if admin is not None:
+        admin.bind(host.supervisors)
     try:
         async with trio.open_nursery() as outer:
             outer.start_soon(_relay_cancel, host)

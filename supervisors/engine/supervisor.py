@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import partial
+from typing import Protocol
 
 import attrs
 import trio
@@ -53,7 +54,17 @@ class Wake:
     """Nothing but a reason to look at the stop flag."""
 
 
-Message = Ended | Retry | Due | Wake
+class Request(Protocol):
+    """An admin call (admin.py)."""
+
+    async def serve(self, supervisor: Supervisor) -> None:
+        """Do it; never raises."""
+
+    def abort(self, why: str) -> None:
+        """The supervisor ends; tell the caller."""
+
+
+Message = Ended | Retry | Due | Wake | Request
 
 
 class Supervisor:
@@ -80,6 +91,7 @@ class Supervisor:
         Raises: StartFailed, RestartIntensityExceeded, Shutdown (automatic); each only after the children have stopped.
         """
         life.on_ask(self._on_ask)
+        self.host.supervisors[self.path] = self
         try:
             await self._start_all()
             if not self._stopping:
@@ -87,7 +99,21 @@ class Supervisor:
                 await self._serve()
         finally:
             self._stopping = True
+            del self.host.supervisors[self.path]
+            self._abort_requests()
             await self.keeper.stop_all(reversed(self.slots))
+
+    def post(self, request: Request) -> None:
+        """Put an admin call into the inbox."""
+        self._send.send_nowait(request)
+
+    def _abort_requests(self) -> None:
+        while self._receive.statistics().current_buffer_used:
+            match self._receive.receive_nowait():
+                case Ended() | Retry() | Due() | Wake():
+                    pass
+                case request:
+                    request.abort(f"{self.path} has ended")
 
     def _on_ask(self) -> None:
         self._stopping = True
@@ -118,6 +144,8 @@ class Supervisor:
                     await self._attempt(slot, slot.todo)
                 case Wake():
                     pass
+                case request:
+                    await request.serve(self)
 
     async def _next(self) -> Message:
         """The next message; a due restart only when no message waits, so that requests are served between attempts."""
@@ -144,16 +172,16 @@ class Supervisor:
                 return
             reason = await self.keeper.start(slot)
             if reason is None:
-                self._drop_if_ignored(slot)
+                self.drop_if_ignored(slot)
             elif reason.kind is ExitKind.OUTAGE:
                 self._back_off(slot, (slot.spec.id,))  # a dependency that is down never blocks the start
             elif not self._stopping:
                 raise start_error(slot, reason)
 
-    def _drop_if_ignored(self, slot: Slot) -> None:
+    def drop_if_ignored(self, slot: Slot) -> None:
         """A temporary child that had nothing to run is not kept (R8)."""
         if slot.life is None and slot.spec.restart is Restart.TEMPORARY:
-            self._remove(slot)
+            self.remove(slot)
 
     # ---- ends and restarts
 
@@ -185,7 +213,7 @@ class Supervisor:
             case Verdict.LEAVE:
                 slot.publish(self.host, states.STOPPED)
             case Verdict.REMOVE:
-                self._remove(slot)
+                self.remove(slot)
             case Verdict.SHUT_DOWN:
                 slot.publish(self.host, states.STOPPED)
                 self._report(EventKind.AUTO_SHUTDOWN, detail=f"{slot.spec.id} has ended")
@@ -198,7 +226,7 @@ class Supervisor:
                 slot.is_restarting = True
                 await self.keeper.stop_all(self._named(decision.stop))
                 for sibling in self._named(decision.remove):
-                    self._remove(sibling)
+                    self.remove(sibling)
                 if not self._back_off(slot, decision.start):
                     await self._attempt(slot, decision.start)
 
@@ -246,7 +274,8 @@ class Supervisor:
         by_id = {s.spec.id: s for s in self.slots}
         return [by_id[i] for i in ids if i in by_id]
 
-    def _remove(self, slot: Slot) -> None:
+    def remove(self, slot: Slot) -> None:
+        """Forget a child that does not run."""
         slot.publish(self.host, states.STOPPED)
         self.slots.remove(slot)
 

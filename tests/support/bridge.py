@@ -158,8 +158,8 @@ class FakeConsumer:
         self._position = position
 
     def position_of(self, partition: int, offset: int) -> int:
-        for group in self.log.groups:
-            if any(f.partition == partition and f.offset == offset for f in group.frames):
+        for group in self.log.groups:  # as the log does: the next later one where the frame itself is gone
+            if any(f.partition == partition and f.offset >= offset for f in group.frames):
                 return group.position
         return self.log.end
 

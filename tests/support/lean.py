@@ -94,13 +94,15 @@ def bars_from_ticks(frame: pl.DataFrame, timeframe: str) -> pl.DataFrame:
             scaled.with_columns((pl.col("ts_ns") // step * step).alias("bar"))
             .group_by("bar", maintain_order=True)
             .agg(
-                (pl.col(column).first() / scale).alias("open"),
-                (pl.col(column).max() / scale).alias("high"),
-                (pl.col(column).min() / scale).alias("low"),
-                (pl.col(column).last() / scale).alias("close"),
+                pl.col(column).first().alias("open"),
+                pl.col(column).max().alias("high"),
+                pl.col(column).min().alias("low"),
+                pl.col(column).last().alias("close"),
                 pl.len().cast(pl.Int64).alias("ticks"),
             )
         )
-        out.append(grouped.rename({"bar": "ts_ns"}).with_columns(pl.lit(basis).alias("basis")))
+        # NumPy's division rounds correctly; polars multiplies by the reciprocal and is one unit off now and then.
+        prices = [pl.Series(name, grouped[name].to_numpy() / scale) for name in ("open", "high", "low", "close")]
+        out.append(grouped.rename({"bar": "ts_ns"}).with_columns(pl.lit(basis).alias("basis"), *prices))
     columns = ["ts_ns", "basis", "open", "high", "low", "close", "ticks"]
     return pl.concat([f.select(columns) for f in out]).sort("ts_ns", "basis")

@@ -5,10 +5,7 @@ import gzip
 
 import pytest
 
-facade = pytest.importorskip(
-    "actors.embedded.clickhouse_server", reason="NOT COVERED: the ClickHouse façade, chdb is not installed"
-)
-
+facade = pytest.importorskip("chdb", reason="NOT COVERED") 
 
 def basic(text):
     return {"Authorization": "Basic " + base64.b64encode(text.encode()).decode()}
