@@ -18,9 +18,10 @@ import pytest
 import structlog
 import trio
 
-from actors.downloader.downloader import DownloadLimits, HistoryDownloader
+from actors.downloader.downloader import HistoryDownloader
 from actors.downloader.fetch import FetchLimits
 from actors.downloader.jobs import HistoryJob
+from actors.downloader.lane import DownloadLimits
 from actors.downloader.memory import MemoryHistory, MemoryJobs, MemoryTicks
 from actors.market import schema
 from actors.market.coverage import coverage_records
