@@ -19,6 +19,9 @@ from actors.downloader.memory import Fault, MemoryHistory, MemoryTicks, faults_i
 from runtime.backoff import Backoff
 from runtime.board import DependencyState
 from runtime.clock import NS_PER_HOUR, NS_PER_MINUTE, NS_PER_S, VirtualClock
+from runtime.errors import LogError
+from runtime.log.appender import Appender
+from runtime.mailbox import Mailbox
 
 EURUSD, GBPUSD = "C:EURUSD", "C:GBPUSD"
 PRODUCER = "history/C:EURUSD/quotes"
@@ -542,3 +545,44 @@ async def test_a_minute_above_the_bound_goes_whole(kit, autojump_clock):
     await rig.run_idle()
     sizes = [(p.to_ns - p.from_ns, len(p.rows)) for p in map(kit.read, rig.log.drafts)]
     assert sizes == [(NS_PER_MINUTE, 300_000), (59 * NS_PER_MINUTE, 10)]
+
+
+async def restart_over_one_mailbox(kit, monkeypatch_barrier=None):
+    """The actor dies with drafts queued, the buffer lives on and is slow; the next incarnation takes over."""
+    ticks = kit.make_ticks(19, kit.T0, kit.T0 + 6 * NS_PER_HOUR, 600)
+    rig, end = one(kit, ticks, page_rows=50_000)
+    inbox = Mailbox("appends", 64)
+    rig.log.latency_s = 5.0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.log.write, inbox, lambda: None)
+        first = rig.actor(inbox)
+        with trio.move_on_after(12):  # a question, one append, the rest queued
+            await first.run(rig.context())
+        assert 1 <= len(rig.log.drafts) < 6
+        assert inbox.statistics().depth
+        if monkeypatch_barrier:
+            monkeypatch_barrier()
+        second = rig.actor(inbox)
+        rig.ctx = rig.context()
+        nursery.start_soon(second.run, rig.ctx)
+        while not rig.board.jobs_idle:  # noqa: ASYNC110 - looks at the board
+            await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert kit.stored(rig.log, PRODUCER) == kit.as_counter(ticks, kit.T0, end)
+    kit.check_positions(rig.log, PRODUCER)
+    assert rig.log.duplicates == 0
+
+
+async def test_what_a_dead_incarnation_left_in_the_mailbox_is_settled_first(kit, autojump_clock):
+    await restart_over_one_mailbox(kit)
+
+
+async def test_mutant_no_barrier_is_caught_by_the_sequence(kit, autojump_clock, monkeypatch):
+    """Taken up before the old drafts are settled, a sequence is used twice: the log says so, the lane must not go on."""
+
+    async def resume(self, producer):
+        await trio.lowlevel.checkpoint()
+        return self.lookup(producer)
+
+    with pytest.RaisesGroup(LogError, flatten_subgroups=True):
+        await restart_over_one_mailbox(kit, lambda: monkeypatch.setattr(Appender, "resume", resume))
