@@ -137,7 +137,7 @@ class Catalog:
         offsets: list[int] | None,
         wanted: tuple[int, int],
     ) -> tuple[int | None, int]:
-        """(position of the wanted group, where the walk ended). With `offsets` it makes marks, but walks not for ever."""
+        """(position of the wanted group, where the walk ended). With `offsets` it makes marks, and is bounded."""
         at = span[0]
         for count, group in enumerate(walker.walk(*span, chain=None, open_end=False)):
             at = group.end
