@@ -187,6 +187,8 @@ class PolygonHistory:
     async def _get(self, endpoint: Endpoint, target: str) -> tuple[Body, bool]:
         """Body of a 200 with JSON, and whether it is gzipped; every other outcome is an error by whose fault it is."""
         await self.budget.acquire()
+        if self._client.is_closed:  # httpx would raise a RuntimeError: its owner changed the address under a chain
+            raise RetryableSourceError("this client was closed")
         try:
             with trio.fail_after(self.limits.page_s):
                 async with self._client.stream("GET", self.rest_url.rstrip("/") + target) as response:
