@@ -128,7 +128,7 @@ def _log_to_file(settings: Settings, seams: Seams, mode: RunMode) -> None:
 async def _run_tree(parts: Parts, mode: RunMode) -> int:
     stop = trio.Event()
     out = sys.stderr
-    out.write(f"holdfast: status page {url_of(parts.listener)}, data in {parts.settings.pipeline.data_dir}\n")
+    out.write(f"holdfast: status page {url_of(parts.listener)}/, data in {parts.settings.pipeline.data_dir}\n")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_stop_on_signal, stop)
         if mode.until_idle:
