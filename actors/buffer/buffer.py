@@ -11,7 +11,7 @@ from runtime.actor import ActorContext
 from runtime.board import LogState
 from runtime.errors import LogFull, NotConnected
 from runtime.log.appender import AppendRequest
-from runtime.log.types import Appended, GroupDraft
+from runtime.log.types import Appended, Group, GroupDraft
 from runtime.mailbox import Mailbox
 
 FULL_RETRY_S = 1.0
@@ -105,7 +105,9 @@ class Buffer:
         while True:
             try:
                 # Shielded by nature: to_thread is not abandoned on cancel, so the write ends before we do.
+                started_s = ctx.clock.monotonic_s()
                 appended, groups = await ctx.offload(lambda: self.log.commit(drafts))
+                ctx.metrics.log_synced(ctx.clock.monotonic_s() - started_s)
             except LogFull as exc:
                 self._publish(ctx, error=str(exc))
                 ctx.log.warning("log_full", reason=str(exc), retry_s=FULL_RETRY_S)
@@ -113,6 +115,7 @@ class Buffer:
                 await trio.sleep(FULL_RETRY_S)
                 continue
             self.log.offer(groups)
+            _count(groups, ctx)
             return appended
 
     def _publish(self, ctx: ActorContext, *, error: str = "") -> None:
@@ -124,6 +127,15 @@ class Buffer:
             records_accepted=self.log.records_accepted,
             error=error,
         )
+
+
+def _count(groups: list[Group], ctx: ActorContext) -> None:
+    """Rows that became durable, by who made them: the vendor's, or the aggregator's own."""
+    for group in groups:
+        own = group.producer == "aggregator"
+        source = "aggregator" if own else ctx.board.facts.get("vendor", "unknown")
+        for frame in group.frames:
+            ctx.metrics.accepted(source=source, kind=frame.kind, rows=frame.rows)
 
 
 def _bytes(request: AppendRequest) -> int:

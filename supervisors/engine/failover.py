@@ -4,10 +4,11 @@ Used for vendors, routes and tick sources. A switch is no restart and spends no 
 journals it. All times are monotonic seconds handed in.
 
 * *Over*: the active source is down when `fall_n` of its last `fall_of` observations were failures; the most preferred
-  source that is not down takes over at once. When all are down nothing changes: switching would help nobody.
-* *Back*: a more preferred source must have been healthy without a break for `rise_after_s`, and the active one must have
-  been used for `dwell_s`. Each time a source had to be left, both grow twofold for it (up to `penalty_max`); a source
-  that then serves for `forgive_after_s` is forgiven one step.
+  source that is not down takes over at once. When all are down, one that answers again (`fall_n` times in a row) while
+  the active one does not is better than nothing; else nothing changes: switching would help nobody.
+* *Back*: a more preferred source must have been healthy without a break for `rise_after_s`, and the active one must
+  have been used for `dwell_s`. Each time a source had to be left, both grow twofold for it (up to `penalty_max`); a
+  source that then serves for `forgive_after_s` is forgiven one step.
 * *Pin*: a person's choice beats everything, also a source that is down.
 """
 
@@ -106,7 +107,7 @@ class Failover:
         if self.pinned is not None:
             return self._switch(self.pinned, "pinned", now_s) if self.pinned != self.active else None
         if self._sources[self.active].is_down:
-            better = next((n for n in self.preference if not self._sources[n].is_down), None)
+            better = self._refuge()
             if better is None:
                 return None
             self._sources[self.active].flaps += 1
@@ -125,6 +126,19 @@ class Failover:
     def penalty(self, name: str) -> float:
         """By how much `name` has to prove itself longer than normal."""
         return min(self.limits.penalty_max, 2.0 ** self._sources[name].flaps)
+
+    def _refuge(self) -> str | None:
+        """Where to go from an active source that is down."""
+        for name in self.preference:
+            if not self._sources[name].is_down:
+                return name
+        if self._sources[self.active].healthy_since_s is not None:
+            return None
+        return next((name for name in self.preference if self._answers_again(name)), None)
+
+    def _answers_again(self, name: str) -> bool:
+        last = list(self._sources[name].recent)[-self.limits.fall_n :]
+        return len(last) == self.limits.fall_n and all(last)
 
     def _back_s(self, name: str) -> float:
         source = self._sources[name]

@@ -68,6 +68,12 @@ def test_when_all_are_down_nothing_changes() -> None:
     assert len(made) <= 1
 
 
+def test_after_all_were_down_the_first_that_answers_again_is_used() -> None:
+    failover = Failover(("a", "b"), LIMITS, now_s=0.0)
+    made = replay(failover, 60, lambda name, now: now < 10 or (name == "b" and now >= 30))
+    assert made[-1] == (32, "a", "b")
+
+
 def test_a_pin_beats_health_and_ends_when_given_back() -> None:
     failover = Failover(("a", "b"), LIMITS, now_s=0.0)
     failover.pin("b")
