@@ -102,7 +102,7 @@ class ChildSpec:
     backoff: Backoff | None = attrs.field(default=None, kw_only=True)
     """None = restart at once, as OTP does."""
     progress_timeout_s: float | None = attrs.field(default=None, kw_only=True)
-    """Running, not inside `ctx.waiting`, and no `ctx.progress()` for so long = stalled, which is a crash. None = never."""
+    """Running, outside `ctx.waiting`, without `ctx.progress()` for so long = stalled: a crash. None = never."""
     significant: bool = attrs.field(default=False, kw_only=True)
     outages: tuple[type[BaseException], ...] = attrs.field(default=(), kw_only=True)
     """Errors that mean "a dependency is down": waited out under `backoff`, never counted, no group restart."""
