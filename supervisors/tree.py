@@ -40,6 +40,7 @@ from actors.health.port import BackfillRequest
 from actors.market.schema import KINDS, schema_message
 from runtime.actor import Actor, Seams
 from runtime.backoff import Backoff
+from runtime.board import DependencyState
 from runtime.clock import NS_PER_HOUR
 from runtime.disk import RealDisk
 from runtime.disk_memory import MemoryDisk
@@ -273,16 +274,24 @@ class AddressedSink:
         """An unopened sink. Raises: RetryableSinkError while the embedded server was never up."""
         kind, dsn = self.settings.kind, self.settings.dsn
         if dsn == "embedded":
-            spec = PostgresSpec(home=self.home) if kind == "timescale" else ClickHouseSpec(home=self.home)
-            try:
-                dsn = spec.dsn_for_pipeline()
-            except NotConnected as exc:
-                raise RetryableSinkError(str(exc)) from exc
+            dsn = self._embedded_dsn(seams)
         if kind == "timescale":
             timescale = TimescaleSettings(name=self.sink_name, dsn=dsn, stores=self.stores, adopt=self.adopt)
             return Timescale(settings=timescale)(seams)
         clickhouse = ClickHouseSettings(name=self.sink_name, dsn=dsn, stores=self.stores, adopt=self.adopt)
         return ClickHouse(settings=clickhouse)(seams)
+
+    def _embedded_dsn(self, seams: Seams) -> str:
+        name = SINK_SERVER[self.settings.kind]
+        server = seams.board.dependencies.get(f"embedded.{name}")
+        if server is not None and server.state is not DependencyState.UP:
+            why = NotConnected(server.reason or "it is starting")
+            raise RetryableSinkError(f"the embedded {name} does not serve: {why}") from why
+        spec = PostgresSpec(home=self.home) if name == "postgres" else ClickHouseSpec(home=self.home)
+        try:
+            return spec.dsn_for_pipeline()
+        except NotConnected as exc:
+            raise RetryableSinkError(str(exc)) from exc
 
 
 @attrs.define(kw_only=True)
@@ -298,7 +307,8 @@ class SimulatedVendor:
         """As the port says. Raises: RetryableSourceError while the simulator is not up."""
         url = self.parts.seams.board.endpoints.get("market", "")
         if not url:
-            raise RetryableSourceError("the embedded market simulator is not up yet")
+            why = NotConnected("the embedded market simulator is not up yet")
+            raise RetryableSourceError(str(why)) from why
         if self._source is None or url != self._url:
             await self.close()
             self._url, self._source = url, polygon(self.parts, url, "embedded")

@@ -17,7 +17,7 @@ from runtime.actor import ActorContext
 from runtime.backoff import Backoff, BackoffCounter
 from runtime.board import ConsumerState, DependencyState
 from runtime.clock import NS_PER_S
-from runtime.errors import LogFull, PermanentSinkError, RetryableSinkError, SinkError
+from runtime.errors import LogFull, NotConnected, PermanentSinkError, RetryableSinkError, SinkError
 from runtime.log.consumer import Consumer
 from runtime.log.cursor import Cursor
 
@@ -119,6 +119,8 @@ class _Session:
         now_ns = self.ctx.clock.wall_ns()
         self.ctx.board.dependency(self._name, DependencyState.DOWN, reason=reason, now_ns=now_ns)
         log = self.ctx.log.error if self._stuck else self.ctx.log.warning
+        if isinstance(exc.__cause__, NotConnected):  # a server of ours that has not started yet: nobody need worry
+            log = self.ctx.log.info
         log("sink outage", sink=self._name, reason=reason, wait_s=round(wait_s, 2))
         if self._lane is not None:
             self._publish(self._lane)
