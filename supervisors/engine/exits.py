@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import StrEnum
 
 import attrs
@@ -54,13 +53,11 @@ STOPPED = ExitReason(ExitKind.SHUTDOWN)
 KILLED = ExitReason(ExitKind.KILLED)
 
 
-def leaves(error: BaseException) -> Iterator[BaseException]:
+def leaves(error: BaseException) -> list[BaseException]:
     """The single exceptions inside a group, cancellations left out."""
     if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from leaves(inner)
-    elif not isinstance(error, trio.Cancelled):
-        yield error
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [] if isinstance(error, trio.Cancelled) else [error]
 
 
 LINE_CHARS_MAX = 400
@@ -84,7 +81,7 @@ def classify(
 
     A body may swallow its cancellation and return: during a stop that is an obedient end, too.
     """
-    inner = [] if error is None else list(leaves(error))
+    inner = [] if error is None else leaves(error)
     if not inner:
         if forced:
             return KILLED
@@ -103,4 +100,8 @@ def find_fatal(error: BaseException | None, fatal: tuple[type[BaseException], ..
     """The first exception in `error` after which the whole process must stop; an interrupt is always one."""
     if error is None:
         return None
-    return next((e for e in leaves(error) if isinstance(e, (*fatal, KeyboardInterrupt, SystemExit))), None)
+    kinds = (*fatal, KeyboardInterrupt, SystemExit)
+    for leaf in leaves(error):
+        if isinstance(leaf, kinds):
+            return leaf
+    return None

@@ -90,11 +90,8 @@ class Host:
         self.lives.pop(life, None)
         fatal = find_fatal(life.exit.error, self._fatal) if life.exit else None
         if fatal is not None:
+            life.is_fatal = True
             self.fail(fatal, life.path)
-
-    def is_fatal(self, life: Life) -> bool:
-        """Whether `life` ended in a way that must not be answered by a restart."""
-        return life.exit is not None and find_fatal(life.exit.error, self._fatal) is not None
 
     def fail(self, error: BaseException, path: str) -> None:
         """Something after which the tree must stop; the first one is what `run_tree` raises."""

@@ -46,7 +46,7 @@ async def run_tree(  # noqa: PLR0913 - the one entry point: its options are the 
     report = report_to(seams.board) if report is None else report
     host = Host(seams, report, fatal=fatal, shutdown_deadline_s=shutdown_deadline_s)
     if admin is not None:
-        admin.bind(host.supervisors)
+        admin.bind(host)
     try:
         async with trio.open_nursery() as outer:
             outer.start_soon(_relay_cancel, host)

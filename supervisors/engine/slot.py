@@ -69,6 +69,7 @@ class Slot:
         if self.life is None or self.life.exit is None:
             raise InvariantViolation(f"{self.path}: {self.life!r} has not ended")
         reason = self.life.exit
+        self.life.exit = None  # its traceback holds the task's frame, which holds the life: a cycle for the collector
         self.life, self.last_exit = None, str(reason)
         return reason
 

@@ -8,7 +8,6 @@ request overtakes the inbox; it interrupts a start, never a stop.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from functools import partial
 from typing import Protocol
 
@@ -190,21 +189,22 @@ class Supervisor:
 
     async def _on_ended(self, slot: Slot, life: Life) -> None:
         reason = slot.bury()
-        if self.host.is_cut or self.host.is_fatal(life):
+        if self.host.is_cut or life.is_fatal:
             slot.publish(self.host, states.FAILED)
             self.host.report(slot_event(EventKind.CRASHED, slot, reason))
             return
+        now_s = self._now_s()
         if slot.backoff is not None:
-            slot.backoff.ran(self._now_s() - slot.started_s)
+            slot.backoff.ran(now_s - slot.started_s)
         decision = decide_exit(
             reason.kind,
             slot.spec.id,
             [s.view() for s in self.slots],
             policy=self._policy,
             window=self._window,
-            now_s=self._now_s(),
+            now_s=now_s,
         )
-        self._report_end(slot, reason)
+        self._report_end(slot, reason, self._window.left(now_s))
         await self._carry_out(slot, decision)
 
     def _decide_again(self, slot: Slot) -> Decision:
@@ -247,9 +247,8 @@ class Supervisor:
         delay_s = slot.backoff.next_s(self.host.seams.entropy.uniform())
         slot.is_restarting, slot.todo, slot.due_s = True, todo, self._now_s() + delay_s
         slot.publish(self.host, states.BACKING_OFF, retry_in_s=delay_s)
-        event = slot_event(EventKind.RESTARTING, slot)
         attempt, left = slot.backoff.attempt, self._window.left(self._now_s())
-        self.host.report(attrs.evolve(event, delay_s=delay_s, attempt=attempt, budget_left=left))
+        self.host.report(slot_event(EventKind.RESTARTING, slot, delay_s=delay_s, attempt=attempt, budget_left=left))
         return True
 
     async def _attempt(self, failed: Slot, todo: tuple[str, ...]) -> None:
@@ -263,8 +262,8 @@ class Supervisor:
             reason = await self.keeper.start(slot)
             if reason is None:
                 continue
-            if slot.life is None and self.host.error is not None:
-                return  # it failed fatally: the tree is about to stop
+            if self.host.error is not None:
+                return  # it failed fatally, or something else did: the tree is about to stop
             if reason.kind is ExitKind.OUTAGE:
                 self._back_off(slot, todo[position:])
             else:
@@ -273,8 +272,8 @@ class Supervisor:
                 self._send.send_nowait(Retry(slot))
             return
 
-    def _named(self, ids: Iterable[str]) -> list[Slot]:
-        by_id = {s.spec.id: s for s in self.slots}
+    def _named(self, ids: tuple[str, ...]) -> list[Slot]:
+        by_id = {s.spec.id: s for s in self.slots} if ids else {}
         return [by_id[i] for i in ids if i in by_id]
 
     def remove(self, slot: Slot) -> None:
@@ -284,12 +283,11 @@ class Supervisor:
 
     # ---- reports
 
-    def _report_end(self, slot: Slot, reason: ExitReason) -> None:
+    def _report_end(self, slot: Slot, reason: ExitReason, left: int | None) -> None:
         kind = EventKind.ENDED if reason.kind.is_silent else EventKind.CRASHED
         if reason.kind is ExitKind.OUTAGE:
             kind = EventKind.OUTAGE
-        event = slot_event(kind, slot, reason)
-        self.host.report(attrs.evolve(event, budget_left=self._window.left(self._now_s())))
+        self.host.report(slot_event(kind, slot, reason, budget_left=left))
 
     def _report(self, kind: EventKind, *, detail: str) -> None:
         self.host.report(Event(kind=kind, path=self.path, detail=detail))
