@@ -34,19 +34,25 @@ class AppendRequest:
 
     async def wait(self) -> Appended:
         """Block until durable; raises what the writer raised, NotConnected if the buffer went away."""
-        await self._done.wait()
-        if self._result is None:
-            raise AssertionError("answered without a result")
-        appended = self._result.unwrap()
+        appended = await self._answer()
         if appended is None:
             raise AssertionError("a barrier has no answer but its end")
         return appended
 
     async def wait_barrier(self) -> None:
         """Block until everything queued before this request is answered."""
+        await self._answer()
+
+    async def _answer(self) -> Appended | None:
+        """May be asked again, also after it raised (an `Outcome` could be unwrapped only once)."""
         await self._done.wait()
-        if self._result is not None:
-            self._result.unwrap()
+        match self._result:
+            case outcome.Value(value):
+                return value
+            case outcome.Error(error):
+                raise error
+            case _:
+                raise AssertionError("answered without a result")
 
 
 @attrs.frozen(kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import attrs
+import outcome
 import pytest
 import structlog
 import trio
@@ -145,3 +146,12 @@ async def test_drain_commits_what_is_queued_then_returns(autojump_clock: trio.te
         world.ctx.drain_requested.set()
     assert [len(r.draft.frames) for r in requests if r.draft] == [1, 1, 1]
     assert len(log.groups) == 3
+
+
+async def test_an_answer_can_be_asked_for_again(autojump_clock: trio.testing.MockClock) -> None:
+    """A producer that is stopped while it flushes waits for the same append twice."""
+    request = AppendRequest(draft(1))
+    request.answer(outcome.Error(NotConnected("gone")))
+    for _ in range(2):
+        with pytest.raises(NotConnected):
+            await request.wait()
