@@ -46,13 +46,11 @@ class AppendRequest:
     async def _answer(self) -> Appended | None:
         """May be asked again, also after it raised (an `Outcome` could be unwrapped only once)."""
         await self._done.wait()
-        match self._result:
-            case outcome.Value(value):
-                return value
-            case outcome.Error(error):
-                raise error
-            case _:
-                raise AssertionError("answered without a result")
+        if self._result is None:
+            raise AssertionError("answered without a result")
+        if isinstance(self._result, outcome.Error):
+            raise self._result.error
+        return self._result.value
 
 
 @attrs.frozen(kw_only=True)

@@ -84,12 +84,7 @@ def run_pipeline(
     """
     _keep_memory_small()
     mode = RunMode(until_idle=until_idle, test_mode=test_mode, adopt=adopt, only_jobs=only_jobs is not None)
-    try:
-        return trio.run(_main, settings, mode)
-    except UnstoppableChild as exc:  # its task still lives: the interpreter could not end by itself
-        sys.stderr.write(f"pipeline: {exc}\n")
-        sys.stderr.flush()
-        os._exit(Exit.SOFTWARE)
+    return trio.run(_main, settings, mode)
 
 
 def _keep_memory_small() -> None:
@@ -161,7 +156,12 @@ async def _run_tree(parts: Parts, mode: RunMode) -> int:
         else:
             nursery.start_soon(_say_when_healthy, parts)
         spec = build_spec(parts.settings, parts, test_mode=mode.test_mode)
-        await run_tree(spec, seams=parts.seams, stop=stop, shutdown_deadline_s=SHUTDOWN_S, fatal=FATAL)
+        try:
+            await run_tree(spec, seams=parts.seams, stop=stop, shutdown_deadline_s=SHUTDOWN_S, fatal=FATAL)
+        except UnstoppableChild as exc:  # its task still lives, so trio.run could not return
+            sys.stderr.write(f"pipeline: {exc}\n")
+            sys.stderr.flush()
+            os._exit(Exit.SOFTWARE)
         nursery.cancel_scope.cancel(reason="the tree has ended")
     return _verdict(parts.seams.board, mode)
 
