@@ -46,11 +46,12 @@ class AppendRequest:
     async def _answer(self) -> Appended | None:
         """May be asked again, also after it raised (an `Outcome` could be unwrapped only once)."""
         await self._done.wait()
-        if self._result is None:
-            raise AssertionError("answered without a result")
         if isinstance(self._result, outcome.Error):
             raise self._result.error
-        return self._result.value
+        if isinstance(self._result, outcome.Value):
+            answer: Appended | None = self._result.value
+            return answer
+        raise AssertionError("answered without a result")
 
 
 @attrs.frozen(kw_only=True)
