@@ -38,8 +38,6 @@ STORES_OF_KIND: Mapping[str, tuple[str, ...]] = {
 """What a sink of each kind has tables for."""
 
 LATER: Mapping[str, str] = {
-    "log.retention_s": "trimming the log (this version keeps everything)",
-    "log.retention_bytes": "trimming the log (this version keeps everything)",
     "buffer.linger_ms": "the live stream",
     "buffer.frame_rows_max": "the live stream",
     "downloader.settle_s": "the live stream",
@@ -116,6 +114,10 @@ class LogSettings:
     """Fixed when the log is made: a running data directory refuses to start with another number."""
     segment_bytes: int = _key(67_108_864, "bytes", whole(17_825_792, 1 << 34))
     """Size of one file of the log; the space that is freed at once when the log is trimmed. At least one group."""
+    retention_s: int = _key(604_800, "s", whole(0, 10 * 365 * 86_400))
+    """How long what all sinks have verified is kept, for one that loses what it had. A filling disk cuts it to 6 h."""
+    retention_bytes: int = _key(21_474_836_480, "bytes", whole(1 << 27, 1 << 44))
+    """The same by size: whichever ends first. What is not verified is kept beyond both, until the disk is full."""
     sync_linger_ms: int = _key(5, "ms", whole(0, 1000))
     """Longest wait for more groups before one sync: higher is fewer syncs and later acceptance."""
 

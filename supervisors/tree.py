@@ -15,6 +15,8 @@ import attrs
 import trio
 
 from actors.aggregator.aggregator import Aggregator, AggregatorSpec
+from actors.aggregator.core import CODE_VERSION
+from actors.aggregator.store import checkpoint_of
 from actors.bridge.clickhouse import ClickHouse, ClickHouseSettings
 from actors.bridge.delivery import Delivery
 from actors.bridge.memory import Memory
@@ -22,6 +24,7 @@ from actors.bridge.memory_db import MemoryDatabase
 from actors.bridge.port import Sink, SinkFactory
 from actors.bridge.timescale import Timescale, TimescaleSettings
 from actors.buffer.buffer import Buffer, CommitLimits
+from actors.buffer.space import Keeping
 from actors.downloader.downloader import HistoryDownloader
 from actors.downloader.job_files import JobFiles, write_job
 from actors.downloader.jobs import BackfillJob, HistoryJob
@@ -48,6 +51,7 @@ from runtime.disk_port import Disk
 from runtime.errors import NotConnected, RetryableSinkError, RetryableSourceError
 from runtime.log.appender import Appender, AppendRequest
 from runtime.log.log import Log, LogSettings
+from runtime.log.retention import Retention
 from runtime.mailbox import Mailbox
 from runtime.ratelimit import BudgetLimits, RateLimit
 from runtime.settings import Settings, SinkSettings
@@ -55,6 +59,7 @@ from supervisors.engine.child import ChildSpec, RestartIntensity, Strategy, Supe
 
 VERSION = "0.1.0"
 JOBS_WAITING_MAX = 100
+LOSSES_WAITING_MAX = 64
 UNTIL_CALLED_BACK = Backoff(initial_s=0.2, max_s=10.0)
 """For children whose end is an outage or that everything else needs to be seen: restarted for as long as it takes."""
 
@@ -79,6 +84,8 @@ class Parts:
     log: Log
     listener: socket.socket
     appends: Mailbox[AppendRequest]
+    losses: Mailbox[AppendRequest]
+    """Records of what is lost on a full disk."""
     new_jobs: Mailbox[BackfillJob]
     jobs: JobStore
     home: EmbeddedHome
@@ -89,7 +96,12 @@ class Parts:
     @property
     def appender(self) -> Appender:
         """For producers."""
-        return Appender(inbox=self.appends, lookup=self.log.producer)
+        return Appender(inbox=self.appends, lookup=self.log.producer, reserve=self.losses)
+
+    def verified(self) -> int:
+        """Blocking: below it every sink has verified and the aggregator's state is durable, so the log may be cut."""
+        checkpoint = checkpoint_of(self.disk, aggregator_folder(self.settings), self.log.log_id, CODE_VERSION)
+        return min(checkpoint, self.log.verified_by(f"bridge.{name}" for name in self.settings.sinks))
 
     async def submit_backfill(self, request: BackfillRequest) -> str:
         """Make a backfill durable and tell the downloader; returns its id. Raises: NotConnected when too many wait."""
@@ -113,6 +125,11 @@ class Parts:
         return job.id
 
 
+def aggregator_folder(settings: Settings) -> Path:
+    """The aggregator's state."""
+    return settings.pipeline.data_dir / "aggregator"
+
+
 def jobs_folder(settings: Settings) -> Path:
     """Where backfill jobs wait."""
     return settings.pipeline.data_dir / "jobs"
@@ -129,7 +146,12 @@ def open_parts(settings: Settings, plan: Plan, seams: Seams) -> Parts:
     log = Log.open(
         disk,
         data_dir / "log",
-        settings=LogSettings(partitions=settings.log.partitions, segment_bytes=settings.log.segment_bytes),
+        settings=LogSettings(
+            partitions=settings.log.partitions,
+            segment_bytes=settings.log.segment_bytes,
+            background_upkeep=True,
+            retention=Retention(seconds=settings.log.retention_s, bytes=settings.log.retention_bytes),
+        ),
         schemas={kind: schema_message(kind) for kind in KINDS},
         wall_ns=seams.clock.wall_ns,
         entropy=seams.entropy,
@@ -151,6 +173,7 @@ def open_parts(settings: Settings, plan: Plan, seams: Seams) -> Parts:
         log=log,
         listener=listener,
         appends=Mailbox("buffer", settings.buffer.mailbox_groups),
+        losses=Mailbox("buffer.losses", LOSSES_WAITING_MAX),
         new_jobs=Mailbox("downloader.history", JOBS_WAITING_MAX),
         jobs=MemoryJobs() if plan.test_mode else JobFiles(folder=jobs_folder(settings), offload=seams.offload),
         home=home,
@@ -368,7 +391,8 @@ class _Factories:
     def buffer(self) -> Actor:
         p = self.parts
         limits = CommitLimits(linger_s=p.settings.log.sync_linger_ms / 1000)
-        return Buffer(log=p.log, inbox=p.appends, limits=limits)
+        keeping = Keeping(retention_bytes=p.settings.log.retention_bytes, verified=p.verified)
+        return Buffer(log=p.log, inbox=p.appends, limits=limits, keeping=keeping, reserve=p.losses)
 
     def delivery(self, name: str) -> Actor:
         p = self.parts
@@ -390,7 +414,7 @@ class _Factories:
             consumer=p.log.consumer("aggregator"),
             appender=p.appender,
             disk=p.disk,
-            directory=p.settings.pipeline.data_dir / "aggregator",
+            directory=aggregator_folder(p.settings),
             spec=AggregatorSpec(timeframes=wanted.timeframes, bases=wanted.bases),
         )
 

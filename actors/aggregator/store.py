@@ -123,3 +123,14 @@ class DayStore:
         if not isinstance(record, dict) or wanted.items() - record.items() or not isinstance(record.get("input"), int):
             return None
         return int(record["input"])
+
+
+def checkpoint_of(disk: Disk, directory: Path, log_id: str, code: int) -> int:
+    """Below it the log is not needed for the aggregator's state; 0 without one of this log and code. Blocking."""
+    try:
+        record = json.loads(disk.read_bytes(directory / _CHECKPOINT))
+    except (FileNotFoundError, ValueError):
+        return 0
+    if not isinstance(record, dict) or (record.get("log_id"), record.get("code")) != (log_id, code):
+        return 0
+    return int(record.get("input", 0))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import attrs
 import outcome
 import trio
 
 from actors.buffer.port import CommitLog
+from actors.buffer.space import Keeping, SpaceWatch
 from runtime.actor import ActorContext
-from runtime.board import LogState
 from runtime.errors import LogFull, NotConnected
 from runtime.log.appender import AppendRequest
-from runtime.log.types import Appended, Group, GroupDraft
+from runtime.log.types import Appended, Group
 from runtime.mailbox import Mailbox
 
 FULL_RETRY_S = 1.0
@@ -35,17 +37,24 @@ class Buffer:
     log: CommitLog
     inbox: Mailbox[AppendRequest]
     limits: CommitLimits = attrs.field(factory=CommitLimits)
+    keeping: Keeping = attrs.field(factory=Keeping)
+    reserve: Mailbox[AppendRequest] | None = None
+    """Records of losses, which have space of their own and overtake what waits for space."""
 
     async def run(self, ctx: ActorContext) -> None:
         """Commit until drained. Raises LogSyncFailed (fatal, exit 74) and InvariantViolation (fatal, exit 70)."""
         self._refuse_leftovers()
         if self.log.needs_reopen:  # a commit of the former incarnation died half way
             await ctx.offload(self.log.reopen)
-        self._publish(ctx)
-        ctx.ready()
-        while batch := await self._collect(ctx):
-            await self._commit(batch, ctx)
-            ctx.progress()
+        watch = SpaceWatch(self.log, self.keeping, ctx)
+        watch.publish()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch.run)
+            ctx.ready()
+            while batch := await self._collect(ctx):
+                await self._commit(batch, ctx, watch)
+                ctx.progress()
+            nursery.cancel_scope.cancel()
 
     def _refuse_leftovers(self) -> None:
         """A restart of the buffer restarts all producers (rest_for_one): nobody waits for what they had queued."""
@@ -58,75 +67,95 @@ class Buffer:
 
     async def _collect(self, ctx: ActorContext) -> list[AppendRequest]:
         """The next commit batch; empty when drained."""
-        first = await self._first(ctx)
-        if first is None:
-            return []
-        batch = [first]
-        size = _bytes(first)
-        with trio.move_on_after(self.limits.linger_s):
-            while size < self.limits.bytes_max and len(batch) < self.limits.groups_max:
+        batch = await self._first(ctx)
+        size = sum(map(_bytes, batch))
+        with trio.move_on_after(self.limits.linger_s if batch else 0.0):
+            while batch and size < self.limits.bytes_max and len(batch) < self.limits.groups_max:
                 request = await self.inbox.receive()
                 batch.append(request)
                 size += _bytes(request)
         return batch
 
-    async def _first(self, ctx: ActorContext) -> AppendRequest | None:
-        try:
-            return self.inbox.receive_nowait()
-        except trio.WouldBlock:
-            pass
-        if ctx.drain_requested.is_set():
-            return None
-        got: AppendRequest | None = None
+    async def _first(self, ctx: ActorContext) -> list[AppendRequest]:
+        got = self._urgent()
+        with suppress(trio.WouldBlock):
+            got.append(self.inbox.receive_nowait())
+        if got or ctx.drain_requested.is_set():
+            return got
         async with trio.open_nursery() as nursery:
 
             async def watch_drain() -> None:
                 await ctx.drain_requested.wait()
                 nursery.cancel_scope.cancel()
 
+            async def watch(inbox: Mailbox[AppendRequest]) -> None:
+                got.append(await inbox.receive())
+                nursery.cancel_scope.cancel()
+
             nursery.start_soon(watch_drain)
-            got = await self.inbox.receive()
-            nursery.cancel_scope.cancel()
+            nursery.start_soon(watch, self.inbox)
+            if self.reserve is not None:
+                nursery.start_soon(watch, self.reserve)
         return got
 
-    async def _commit(self, batch: list[AppendRequest], ctx: ActorContext) -> None:
-        drafts = [request.draft for request in batch if request.draft is not None]
+    def _urgent(self) -> list[AppendRequest]:
+        got: list[AppendRequest] = []
+        if self.reserve is not None:
+            with suppress(trio.WouldBlock):
+                while True:
+                    got.append(self.reserve.receive_nowait())
+        return got
+
+    async def _commit(self, batch: list[AppendRequest], ctx: ActorContext, watch: SpaceWatch) -> None:
         try:
-            appended = iter(await self._write(drafts, ctx)) if drafts else iter(())
-            for request in batch:
-                request.answer(outcome.Value(next(appended) if request.draft is not None else None))
+            await self._write(batch, ctx, watch)
         finally:  # a producer must not wait for ever for a buffer that is gone
             for request in batch:
                 request.answer(outcome.Error(NotConnected("the buffer ended during this commit")))
-            self._publish(ctx)
+            watch.publish()
 
-    async def _write(self, drafts: list[GroupDraft], ctx: ActorContext) -> list[Appended]:
-        """One commit; a full disk is an outage that is waited for, with the producers blocked behind it."""
+    async def _write(self, batch: list[AppendRequest], ctx: ActorContext, watch: SpaceWatch) -> None:
+        """Commit and answer; a full disk is an outage that is waited for, with the producers blocked behind it."""
         while True:
             try:
-                # Shielded by nature: to_thread is not abandoned on cancel, so the write ends before we do.
-                started_s = ctx.clock.monotonic_s()
-                appended, groups = await ctx.offload(lambda: self.log.commit(drafts))
-                ctx.metrics.log_synced(ctx.clock.monotonic_s() - started_s)
+                await self._sync(batch, ctx)
             except LogFull as exc:
-                self._publish(ctx, error=str(exc))
+                watch.refused(str(exc))
                 ctx.log.warning("log_full", reason=str(exc), retry_s=FULL_RETRY_S)
-                ctx.progress()
-                await trio.sleep(FULL_RETRY_S)
-                continue
+            else:
+                watch.committed()
+                return
+            ctx.progress()
+            batch = await self._record_losses(batch, ctx)
+            if not batch:
+                return
+            await trio.sleep(FULL_RETRY_S)
+
+    async def _record_losses(self, batch: list[AppendRequest], ctx: ActorContext) -> list[AppendRequest]:
+        """Into the space kept back for them; returns what still waits."""
+        urgent = [request for request in batch if request.reserved] + self._urgent()
+        if urgent:
+            try:
+                await self._sync(urgent, ctx, use_reserve=True)
+            except LogFull as exc:
+                for request in urgent:
+                    request.answer(outcome.Error(exc))
+        return [request for request in batch if not request.reserved]
+
+    async def _sync(self, batch: list[AppendRequest], ctx: ActorContext, *, use_reserve: bool = False) -> None:
+        """One commit, its answers, its offer to the consumers. Raises LogFull, LogSyncFailed, InvariantViolation."""
+        drafts = [request.draft for request in batch if request.draft is not None]
+        appended: list[Appended] = []
+        if drafts:
+            # Shielded by nature: to_thread is not abandoned on cancel, so the write ends before we do.
+            started_s = ctx.clock.monotonic_s()
+            appended, groups = await ctx.offload(lambda: self.log.commit(drafts, use_reserve=use_reserve))
+            ctx.metrics.log_synced(ctx.clock.monotonic_s() - started_s)
             self.log.offer(groups)
             _count(groups, ctx)
-            return appended
-
-    def _publish(self, ctx: ActorContext, *, error: str = "") -> None:
-        ctx.board.log = LogState(
-            log_id=self.log.log_id,
-            end_position=self.log.end_position,
-            bytes=self.log.bytes,
-            segments=self.log.segments,
-            records_accepted=self.log.records_accepted,
-            error=error,
-        )
+        answers = iter(appended)
+        for request in batch:
+            request.answer(outcome.Value(next(answers) if request.draft is not None else None))
 
 
 def _count(groups: list[Group], ctx: ActorContext) -> None:

@@ -52,9 +52,27 @@ class MemoryCommitLog:
         """Last sequence and position of a producer."""
         return self.producers.get(name, ProducerState())
 
-    def commit(self, drafts: Sequence[GroupDraft]) -> tuple[list[Appended], list[Group]]:
+    start_position: int = 0
+    room_bytes: int = 1 << 20
+    upkeep_due: bool = False
+    used_free: tuple[int, int] = (0, 1 << 40)
+    runway_fails: bool = False
+    upkeeps: list[tuple[int, bool]] = attrs.field(factory=list)
+    """(verified, pressed) of each."""
+
+    def upkeep(self, *, verified: int = 0, pressed: bool = False) -> None:
+        """Remember it; no runway when told so."""
+        self.upkeeps.append((verified, pressed))
+        if self.runway_fails:
+            raise LogFull("no space left on the fake disk")
+
+    def space(self) -> tuple[int, int]:
+        """As set."""
+        return self.used_free
+
+    def commit(self, drafts: Sequence[GroupDraft], *, use_reserve: bool = False) -> tuple[list[Appended], list[Group]]:
         """All drafts or none."""
-        if self.full_for > 0:
+        if self.full_for > 0 and not use_reserve:
             self.full_for -= 1
             raise LogFull("no space left on the fake disk")
         if self.fails_with is not None:

@@ -23,6 +23,8 @@ class AppendRequest:
 
     draft: GroupDraft | None
     """None: a barrier, answered when everything queued before it has been."""
+    reserved: bool = False
+    """May use the space kept back for the record of a loss."""
     _done: trio.Event = attrs.field(factory=trio.Event)
     _result: outcome.Outcome[Appended | None] | None = None
 
@@ -61,6 +63,8 @@ class Appender:
     inbox: Mailbox[AppendRequest]
     lookup: Callable[[str], ProducerState]
     """From the open log: last sequence and position of a producer."""
+    reserve: Mailbox[AppendRequest] | None = None
+    """The way past a full disk."""
 
     async def resume(self, producer: str) -> ProducerState:
         """Where `producer` stood, as the log remembers it, after everything already queued is settled.
@@ -85,3 +89,14 @@ class Appender:
     async def append(self, draft: GroupDraft) -> Appended:
         """Queue a draft and wait until it is durable."""
         return await (await self.submit(draft)).wait()
+
+    async def append_loss(self, draft: GroupDraft) -> Appended:
+        """Append the record of what is being lost, into space kept back for it: also while the disk is full.
+
+        Small (coverage frames), and under a producer name of its own, since it overtakes what waits for space.
+        """
+        if self.reserve is None:
+            return await self.append(draft)
+        request = AppendRequest(draft, reserved=True)
+        await self.reserve.send(request)
+        return await request.wait()

@@ -62,6 +62,8 @@ class WriterLock:
     epoch: int
     _disk: Disk
     _lock: Lock
+    _version: object = None
+    """Of LOCK when it was last found to be ours: looking at that before each write is cheap, reading it is not."""
 
     def begin_epoch(self, at_least: int) -> int:
         """A new epoch, durable in LOCK, higher than `at_least` and than every earlier one."""
@@ -74,13 +76,21 @@ class WriterLock:
         finally:
             file.close()
         self._disk.sync_directory(self.path.parent)
+        self._version = None
         return self.epoch
 
     def check(self) -> None:
         """Raises InvariantViolation when somebody else began an epoch: we were frozen, or the lock was taken away."""
+        try:
+            version = self._disk.version(self.path)
+        except FileNotFoundError:
+            version = None
+        if version is not None and version == self._version:
+            return
         now = _read_lock(self._disk, self.path)
         if now is None or now[0] != self.epoch:
             raise InvariantViolation(f"{self.path}: our epoch {self.epoch} is over, LOCK says {now}")
+        self._version = version
 
     def release(self) -> None:
         """Let another process in."""

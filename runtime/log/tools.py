@@ -16,7 +16,7 @@ from runtime.log.frame import FrameHeader
 from runtime.log.index import Catalog
 from runtime.log.meta import Meta, load_meta
 from runtime.log.reader import Reader
-from runtime.log.recovery import Damage, check_contiguous, list_segments, log_low
+from runtime.log.recovery import Damage, check_contiguous, kept, list_segments, log_low
 from runtime.log.scan import Gap, Span
 from runtime.log.schemas import Schemas, load_schemas
 from runtime.log.segment import HEADER_BYTES, Segment
@@ -129,7 +129,7 @@ def open_files(disk: Disk, directory: Path | str) -> LogFiles:
     meta = load_meta(disk, folder)
     if meta is None:
         raise ConfigError(f"{folder} holds no log (META is missing or damaged)")
-    segments = list_segments(disk, folder, meta.log_id)
+    segments = kept(list_segments(disk, folder, meta.log_id), meta.start_position)
     check_contiguous(folder, segments, meta.start_position)
     catalog = Catalog(disk, log_low(meta.log_id))
     catalog.replace(segments)

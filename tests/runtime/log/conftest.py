@@ -52,13 +52,17 @@ class Rig:
     partitions: int = 2
     now_ns: int = 1_000
     tail_bytes: int = 16 << 20
+    background: bool = False
     logs: list[Log] = attrs.field(factory=list)
     draft: Callable[..., GroupDraft] = make_draft
 
     def open(self, **changes: object) -> Log:
         arguments: dict[str, object] = {
             "settings": LogSettings(
-                partitions=self.partitions, segment_bytes=self.segment_bytes, tail_bytes=self.tail_bytes
+                partitions=self.partitions,
+                segment_bytes=self.segment_bytes,
+                tail_bytes=self.tail_bytes,
+                background_upkeep=self.background,
             ),
             "schemas": SCHEMAS,
             "wall_ns": lambda: self.now_ns,

@@ -67,6 +67,7 @@ class Life:
         self.rates = {name: self.random.choice((0.0, 0.1, 0.3)) for name in faults}
         self.rig.disk = MemoryDisk(seed=self.seed)
         self.rig.segment_bytes = self.random.choice((6 << 10, 20 << 10))
+        self.rig.background = self.random.random() < 0.7
 
     def run(self) -> Counter[str]:
         self._start()
@@ -83,7 +84,7 @@ class Life:
     def _step(self) -> None:
         disk: MemoryDisk = self.rig.disk
         if self._hit("crash"):
-            disk.crash_after(self.random.randrange(25))
+            disk.crash_after(self.random.choice((1, 1, 2, self.random.randrange(30))))  # 1: the first write
         if self._hit("sync"):
             disk.fail("sync", suffix=".seg.new", after=self.random.randrange(2))
         if self._hit("short"):
@@ -120,8 +121,19 @@ class Life:
             self._demand(len(groups) == sum(not a.duplicate for a in answers), "groups and answers differ")
             self.acked += self.under_way
             self.under_way, self.waiting = [], None
+            if self.rig.background and self.random.random() < 0.5:
+                self._upkeep()
         if self.random.random() < 0.3:
             self._store_cursor()
+
+    def _upkeep(self) -> None:
+        """As the buffer does beside its commits; between them is every place where it can have stopped."""
+        assert self.log is not None
+        try:
+            self.log.upkeep()
+            self.seen["upkeep"] += 1
+        except LogFull:
+            self.seen["no runway"] += 1
 
     def _drafts(self) -> list[GroupDraft]:
         drafts = []
@@ -242,6 +254,8 @@ def test_random_lives_lose_and_invent_nothing(memory_rig: Any, everything: Any) 
         "unacknowledged but kept",
         "cursor",
         "reopen",
+        "upkeep",
+        "no runway",
     ):
         assert seen[name] >= SEEDS // 6, f"{name} was reached only {seen[name]} times: {dict(seen)}"
 
