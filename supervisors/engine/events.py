@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 
-import attrs
+import msgspec
 import structlog
 
 from runtime.board import Board
@@ -48,9 +48,8 @@ _CRITICAL = (EventKind.UNSTOPPABLE, EventKind.FATAL)
 _WARNINGS = (EventKind.OUTAGE, EventKind.RESTARTING, EventKind.STALLED, EventKind.LOOP_HELD)
 
 
-@attrs.frozen(kw_only=True)
-class Event:
-    """One fact about one node of the tree."""
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One fact about one node of the tree. Two for each restart: an attrs class takes five times as long to make."""
 
     kind: EventKind
     path: str

@@ -45,7 +45,7 @@ class Host:
         self.is_cut = False
         """The deadline is near: nothing is started any more, everything is cancelled."""
         self._deadline_s = math.inf
-        self._fatal = fatal
+        self._fatal = (*fatal, KeyboardInterrupt, SystemExit)
         self._shutdown_deadline_s = shutdown_deadline_s
         self.lives: dict[Life, ChildSpec] = {}
         """The actors that run now."""

@@ -99,7 +99,8 @@ class Keeper:
         return life.settled.is_set()
 
     def _started(self, slot: Slot, life: Life, by_hand: bool) -> None:
-        slot.started_s = self.host.seams.clock.monotonic_s()
+        if slot.backoff is not None:
+            slot.started_s = self.host.seams.clock.monotonic_s()
         if life.is_ignored:
             slot.life = None
             slot.publish(self.host, states.STOPPED)

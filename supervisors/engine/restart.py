@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 import attrs
+import msgspec
 
 from supervisors.engine.child import AutoShutdown, Restart, RestartIntensity, Strategy
 from supervisors.engine.exits import ExitKind
@@ -55,9 +56,8 @@ class RestartWindow:
         return math.floor(now_s) if self._intensity and self._intensity.whole_seconds else now_s
 
 
-@attrs.frozen
-class ChildView:
-    """What the decision needs to know of one child, in start order."""
+class ChildView(msgspec.Struct, frozen=True):
+    """What the decision needs to know of one child, in start order. Made anew for each decision, so cheap to make."""
 
     id: str
     restart: Restart
@@ -90,8 +90,7 @@ class Verdict(StrEnum):
     """Automatic shutdown (R28)."""
 
 
-@attrs.frozen(kw_only=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict and, for RESTART, who it touches."""
 
     verdict: Verdict
@@ -156,9 +155,9 @@ def decide_restart(
     """One automatic attempt to restart `failed`, the first one or a retry: each spends one unit, whatever its scope."""
     if not window.spend(now_s):
         return Decision(verdict=Verdict.GIVE_UP)
+    if policy.strategy is Strategy.ONE_FOR_ONE:
+        return Decision(verdict=Verdict.RESTART, start=(failed,))
     in_scope = restart_scope(policy.strategy, [c.id for c in children], failed)
-    if in_scope == (failed,):
-        return Decision(verdict=Verdict.RESTART, start=in_scope)
     scope = [c for c in children if c.id in in_scope]
     stop = [c for c in reversed(scope) if c.id != failed]
     return Decision(

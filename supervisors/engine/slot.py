@@ -41,6 +41,7 @@ class Slot:
     restarts: int = 0
     last_exit: str = ""
     started_s: float = 0.0
+    """Monotonic; kept for children with a backoff only."""
     state: str = STOPPED
     backoff: BackoffCounter | None = None
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Protocol
 
 import attrs
+import msgspec
 import trio
 
 from runtime.errors import RestartIntensityExceeded, Shutdown
@@ -26,8 +27,7 @@ from supervisors.engine.restart import Decision, Policy, RestartWindow, Verdict,
 from supervisors.engine.slot import Slot, run_actor
 
 
-@attrs.frozen
-class Ended:
+class Ended(msgspec.Struct, frozen=True):
     """A child's incarnation ended."""
 
     slot: Slot
@@ -227,11 +227,16 @@ class Supervisor:
                 self._give_up(slot)
             case Verdict.RESTART | Verdict.WAIT:
                 slot.is_restarting = True
-                await self.keeper.stop_all(self._named(decision.stop))
-                for sibling in self._named(decision.remove):
-                    self.remove(sibling)
+                if decision.stop:
+                    await self._clear(decision)
                 if not self._back_off(slot, decision.start):
                     await self._attempt(slot, decision.start)
+
+    async def _clear(self, decision: Decision) -> None:
+        """Stop the siblings that a group restart concerns; temporary ones go (R14, R16)."""
+        await self.keeper.stop_all(self._named(decision.stop))
+        for sibling in self._named(decision.remove):
+            self.remove(sibling)
 
     def _give_up(self, slot: Slot) -> None:
         intensity = self.spec.intensity
