@@ -36,3 +36,7 @@ otp-diff: install
 
 bench: install
 	$(BIN)/python -m tests.bench
+
+.PHONY: powercuts
+powercuts: install
+	$(BIN)/python -m tests.powercuts --seed $(SEED) --rounds $(ROUNDS)

@@ -24,7 +24,7 @@ class CommitLimits:
     """When a commit batch closes: whatever comes first."""
 
     linger_s: float = 0.005
-    """How long the first append of a batch may wait for company; adds to the latency of a lone one."""
+    """How long a batch may wait for as much company as the one before it had."""
     bytes_max: int = 256 * 1024
     """Bodies of one commit; a single larger group still goes whole."""
     groups_max: int = 256
@@ -51,7 +51,9 @@ class Buffer:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch.run)
             ctx.ready()
-            while batch := await self._collect(ctx):
+            company = 1
+            while batch := await self._collect(ctx, company):
+                company = len(batch)
                 await self._commit(batch, ctx, watch)
                 ctx.progress()
             nursery.cancel_scope.cancel()
@@ -65,13 +67,22 @@ class Buffer:
                 return
             request.answer(outcome.Error(NotConnected("the buffer was restarted before this append was committed")))
 
-    async def _collect(self, ctx: ActorContext) -> list[AppendRequest]:
-        """The next commit batch; empty when drained."""
+    async def _collect(self, ctx: ActorContext, company: int) -> list[AppendRequest]:
+        """The next commit batch; empty when drained.
+
+        `company`: groups of the last one. So many are waited for, no more: a lone producer, who waits for its commit
+        before it appends again, would only be held up. What queues during a sync makes the next batch larger.
+        """
         batch = await self._first(ctx)
         size = sum(map(_bytes, batch))
         with trio.move_on_after(self.limits.linger_s if batch else 0.0):
             while batch and size < self.limits.bytes_max and len(batch) < self.limits.groups_max:
-                request = await self.inbox.receive()
+                try:
+                    request = self.inbox.receive_nowait()
+                except trio.WouldBlock:
+                    if len(batch) >= company:
+                        break
+                    request = await self.inbox.receive()
                 batch.append(request)
                 size += _bytes(request)
         return batch
