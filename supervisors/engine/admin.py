@@ -86,6 +86,11 @@ class Admin:
         """`run_tree` says which tree it is."""
         self._host = host
 
+    @property
+    def is_stopping(self) -> bool:
+        """The ordered stop of the whole tree has begun."""
+        return self._host is not None and self._host.stop_asked.is_set()
+
     def late(self) -> tuple[str, ...]:
         """Ids of the actors that are past their progress deadline now; for `runtime.notify.feed_watchdog`."""
         return late_actors(self._host) if self._host is not None else ()

@@ -59,6 +59,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """RESTARTING: seconds until the attempt."""
     attempt: int = 0
     budget_left: int | None = None
+    decision: str = ""
+    """CRASHED, ENDED, OUTAGE: what the supervisor does about it (`restart.Verdict`)."""
     detail: str = ""
     is_quiet: bool = False
     """Of interest for debugging only: a start by hand, whose caller knows (R34)."""
@@ -71,6 +73,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
             parts.append(f"in {self.delay_s:.3f} s")
         if self.reason is not None:
             parts.append(str(self.reason))
+        if self.decision:
+            parts.append(f"-> {self.decision}")
         if self.detail:
             parts.append(self.detail)
         return " ".join(parts)
@@ -94,9 +98,10 @@ def report_to(board: Board) -> Report:
                 ("delay_s", event.delay_s),
                 ("attempt", event.attempt),
                 ("budget_left", event.budget_left),
+                ("decision", event.decision),
                 ("detail", event.detail),
             )
-            if value not in (None, "", 0)
+            if value not in (None, "") and (value or key == "budget_left")
         }
         if event.reason is not None:
             fields["reason"] = str(event.reason)

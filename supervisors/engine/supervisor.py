@@ -98,6 +98,8 @@ class Supervisor:
                 await self._serve()
         finally:
             self._stopping = True
+            if self.path == self.spec.id:  # the root: also when it gave up, the stop has its deadline
+                self.host.ask_to_stop("the root supervisor ends")
             del self.host.supervisors[self.path]
             self._abort_requests()
             await self.keeper.stop_all(reversed(self.slots))
@@ -204,7 +206,7 @@ class Supervisor:
             window=self._window,
             now_s=now_s,
         )
-        self._report_end(slot, reason, self._window.left(now_s))
+        self._report_end(slot, reason, decision.verdict, self._window.left(now_s))
         await self._carry_out(slot, decision)
 
     def _decide_again(self, slot: Slot) -> Decision:
@@ -288,11 +290,11 @@ class Supervisor:
 
     # ---- reports
 
-    def _report_end(self, slot: Slot, reason: ExitReason, left: int | None) -> None:
+    def _report_end(self, slot: Slot, reason: ExitReason, verdict: Verdict, left: int | None) -> None:
         kind = EventKind.ENDED if reason.kind.is_silent else EventKind.CRASHED
         if reason.kind is ExitKind.OUTAGE:
             kind = EventKind.OUTAGE
-        self.host.report(slot_event(kind, slot, reason, budget_left=left))
+        self.host.report(slot_event(kind, slot, reason, budget_left=left, decision=verdict.value))
 
     def _report(self, kind: EventKind, *, detail: str) -> None:
         self.host.report(Event(kind=kind, path=self.path, detail=detail))
