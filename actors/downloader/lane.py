@@ -27,6 +27,7 @@ from runtime.log.types import FrameDraft
 
 FLUSH_S_MAX = 10.0
 BUFFER_RETRY_S = 1.0
+SHED_RETRY_S = 1.0
 
 
 @attrs.frozen(kw_only=True)
@@ -196,6 +197,7 @@ class Lane:
         ready = cutter.push(page)
         if not ready:
             return
+        await self._wait_for_space()
         feed = self.feed
         framed: Sequence[tuple[FrameDraft, ...]] = await self.ctx.offload(
             lambda: [slice_frames(feed, piece) for piece in ready]
@@ -205,6 +207,13 @@ class Lane:
             await self.producer.append(frames, covers)
         await self.producer.flush()
         self.ctx.progress()
+
+    async def _wait_for_space(self) -> None:
+        """A disk that fills up sheds history first: it can be downloaded again."""
+        while (state := self.ctx.board.log) is not None and state.shed_backfill:
+            with self.ctx.waiting("space on the disk"):
+                await trio.sleep(SHED_RETRY_S)
+            self.ctx.progress()
 
     async def _give_up(self, wanted: Wanted, refused: PermanentSourceError) -> None:
         """The vendor will not give it: said in the ledger of coverage (P4) and on the board."""

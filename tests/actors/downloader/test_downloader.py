@@ -17,7 +17,7 @@ from actors.downloader.jobs import BackfillJob, HistoryJob
 from actors.downloader.lane import DownloadLimits
 from actors.downloader.memory import Fault, MemoryHistory, MemoryTicks, faults_in_order, no_ticks
 from runtime.backoff import Backoff
-from runtime.board import DependencyState
+from runtime.board import DependencyState, LogState
 from runtime.clock import NS_PER_HOUR, NS_PER_MINUTE, NS_PER_S, VirtualClock
 from runtime.errors import LogError
 from runtime.log.appender import Appender
@@ -320,6 +320,25 @@ async def test_a_slow_log_stops_the_reading(kit, autojump_clock):
         await rig.run_until(lambda: False, within_s=1_000)
     assert 0 < source.requests < 60
     assert len(rig.log.drafts) <= 1
+
+
+async def test_a_disk_that_fills_up_sheds_history_until_there_is_space_again(kit, autojump_clock):
+    ticks = kit.make_ticks(8, kit.T0, kit.T0 + NS_PER_HOUR, 1_000)
+    rig, end = one(kit, ticks, hours=1)
+    full = LogState(log_id="l", end_position=0, bytes=0, segments=1, records_accepted=0, shed_backfill="full")
+
+    async def free():
+        await trio.sleep(0)  # the incarnation has its board
+        while rig.board.log is None:
+            rig.board.log = full
+            await trio.sleep(600)
+        assert rig.log.drafts == []
+        rig.board.log = attrs.evolve(full, shed_backfill="")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(free)
+        await rig.run_idle()
+    assert kit.stored(rig.log, PRODUCER) == kit.as_counter(ticks, kit.T0, end)
 
 
 async def test_an_outage_of_hours_is_waited_out_and_shown(kit, autojump_clock):
