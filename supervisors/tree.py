@@ -63,6 +63,13 @@ LOSSES_WAITING_MAX = 64
 UNTIL_CALLED_BACK = Backoff(initial_s=0.2, max_s=10.0)
 """For children whose end is an outage or that everything else needs to be seen: restarted for as long as it takes."""
 
+PROGRESS_S = 120.0
+"""An actor that holds work and shows no progress for so long is stalled: restarted, and systemd is not fed meanwhile.
+Longer than anything it may wait for without a sign of life."""
+HEALTH_PROGRESS_S = 30.0
+DELIVERY_PROGRESS_S = 660.0
+"""Behind the longest call to a sink: counting rows for verification may take ten minutes."""
+
 
 @attrs.frozen(kw_only=True)
 class Plan:
@@ -187,7 +194,7 @@ def build_spec(settings: Settings, parts: Parts | None = None, *, test_mode: boo
     make = _Factories(parts)
     servers = () if test_mode else tuple(n for n in EMBEDDED if n in settings.embedded_servers())
     children: list[SupervisorSpec | ChildSpec] = [
-        ChildSpec("health", make.health, backoff=UNTIL_CALLED_BACK),
+        ChildSpec("health", make.health, backoff=UNTIL_CALLED_BACK, progress_timeout_s=HEALTH_PROGRESS_S),
     ]
     if servers:
         # One server's trouble is nobody else's; a server that ends is an outage, never a crash of ours.
@@ -214,7 +221,7 @@ def core(settings: Settings, make: _Factories) -> SupervisorSpec:
     storage = SupervisorSpec(
         "storage",
         Strategy.ONE_FOR_ALL,  # the buffer and, later, the dead letters share one disk and one fate
-        (ChildSpec("buffer", make.buffer, shutdown_grace_s=10.0),),
+        (ChildSpec("buffer", make.buffer, shutdown_grace_s=10.0, progress_timeout_s=PROGRESS_S),),
         RestartIntensity(restarts_max=3, period_s=30.0),
     )
     return SupervisorSpec(
@@ -225,9 +232,15 @@ def core(settings: Settings, make: _Factories) -> SupervisorSpec:
 def flow(settings: Settings, make: _Factories) -> SupervisorSpec:
     """one_for_one: nobody here may take a neighbour down; they meet only in the log."""
     deliveries = tuple(
-        ChildSpec(f"bridge.{name}", lambda name=name: make.delivery(name), shutdown_grace_s=25.0)  # type: ignore[misc]
+        ChildSpec(
+            f"bridge.{name}",
+            lambda name=name: make.delivery(name),  # type: ignore[misc]
+            shutdown_grace_s=25.0,
+            progress_timeout_s=DELIVERY_PROGRESS_S,
+        )
         for name in settings.sinks
     )
+    vendor_s = PROGRESS_S + 2 * settings.vendors.polygon.request_timeout_s  # a page, and its next try
     small = RestartIntensity(restarts_max=5, period_s=60.0)
     return SupervisorSpec(
         "flow",
@@ -237,13 +250,13 @@ def flow(settings: Settings, make: _Factories) -> SupervisorSpec:
             SupervisorSpec(
                 "aggregation",
                 Strategy.ONE_FOR_ONE,
-                (ChildSpec("aggregator", make.aggregator, shutdown_grace_s=15.0),),
+                (ChildSpec("aggregator", make.aggregator, shutdown_grace_s=15.0, progress_timeout_s=PROGRESS_S),),
                 small,
             ),
             SupervisorSpec(
                 "ingest",
                 Strategy.ONE_FOR_ONE,
-                (ChildSpec("downloader.history", make.history, shutdown_grace_s=15.0),),
+                (ChildSpec("downloader.history", make.history, shutdown_grace_s=15.0, progress_timeout_s=vendor_s),),
                 small,
             ),
         ),

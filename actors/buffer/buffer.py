@@ -93,6 +93,12 @@ class Buffer:
             got.append(self.inbox.receive_nowait())
         if got or ctx.drain_requested.is_set():
             return got
+        with ctx.waiting("appends"):
+            await self._receive(ctx, got)
+        return got
+
+    async def _receive(self, ctx: ActorContext, got: list[AppendRequest]) -> None:
+        """Into `got`; nothing when drained."""
         async with trio.open_nursery() as nursery:
 
             async def watch_drain() -> None:
@@ -107,7 +113,6 @@ class Buffer:
             nursery.start_soon(watch, self.inbox)
             if self.reserve is not None:
                 nursery.start_soon(watch, self.reserve)
-        return got
 
     def _urgent(self) -> list[AppendRequest]:
         got: list[AppendRequest] = []

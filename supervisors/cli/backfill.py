@@ -85,7 +85,7 @@ def _here(settings: Settings, order: Order) -> int:
     from runtime.clock import SystemClock
     from runtime.config import check_runnable
     from runtime.entropy import SystemEntropy
-    from supervisors.cli.run import run_pipeline
+    from supervisors.cli.run import RunMode, run_pipeline
     from supervisors.tree import jobs_folder
 
     check_runnable(settings, SystemClock().wall_ns())
@@ -99,7 +99,7 @@ def _here(settings: Settings, order: Order) -> int:
             raise ConfigError(f"{folder}: {exc.strerror}: pipeline.data_dir must be writable") from exc
     else:
         sys.stderr.write(f"pipeline backfill: going on with job {job.id}\n")
-    return run_pipeline(settings, until_idle=True, only_jobs=(job,))
+    return run_pipeline(settings, RunMode(until_idle=True, only_jobs=True))
 
 
 def _job(order: Order, job_id: str) -> Any:

@@ -91,6 +91,11 @@ class Admin:
         """The ordered stop of the whole tree has begun."""
         return self._host is not None and self._host.stop_asked.is_set()
 
+    def path_of(self, child_id: str) -> str | None:
+        """Where the child with this id is in the tree, running or not."""
+        supervisors = self._host.supervisors.values() if self._host is not None else ()
+        return next((slot.path for s in supervisors for slot in s.slots if slot.spec.id == child_id), None)
+
     def late(self) -> tuple[str, ...]:
         """Ids of the actors that are past their progress deadline now; for `runtime.notify.feed_watchdog`."""
         return late_actors(self._host) if self._host is not None else ()
