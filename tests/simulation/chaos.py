@@ -114,7 +114,9 @@ class Chaos:
         disk.capacity_bytes = None
 
     async def _short(self) -> None:
-        self.world.disk.fail("short write", suffix=self.rng.choice((".seg", ".seg.new", "")), after=self.rng.randrange(3))
+        self.world.disk.fail(
+            "short write", suffix=self.rng.choice((".seg", ".seg.new", "")), after=self.rng.randrange(3)
+        )
 
     async def _sync(self) -> None:
         suffix = self.rng.choice(("", ".seg", ".seg.new", "checkpoint.json.tmp"))
@@ -157,6 +159,8 @@ class Chaos:
             return
         database.faults.down = True
         await trio.sleep(0.3)
+        if name in world.connections:
+            world.connections[name]._broken = True  # to a server that is no more
         if name == "timescale":
             database.state = self.rng.choice(world.backups)
         else:
@@ -185,7 +189,10 @@ class Chaos:
         from_ns, to_ns = self._interval()
         if len(self.world.market.versions[symbol]) < 8:
             self.world.market.change(symbol, from_ns, to_ns)
-            self.world.trace(f"vendor changes {symbol} [{self.world.minute(from_ns)}, {self.world.minute(to_ns)})", reached="changed data")
+            self.world.trace(
+                f"vendor changes {symbol} [{self.world.minute(from_ns)}, {self.world.minute(to_ns)})",
+                reached="changed data",
+            )
             await self.world.submit(symbol, from_ns, to_ns)
 
     def _interval(self) -> tuple[int, int]:

@@ -94,7 +94,7 @@ def draw(seed: int) -> Draw:
         page_rows=rng.choice((7, 40, 150, 1000)),
         vendor_latency_s=rng.choice((0.0, 0.02, 0.3)),
         sink_latency_s=rng.choice((0.0, 0.01, 0.1)),
-        fire_s=rng.choice((8.0, 20.0, 40.0, 40.0, 90.0)),
+        fire_s=rng.choice((6.0, 12.0, 20.0, 30.0, 60.0)),
         rates=rates,
         dead_sink=rng.choice(("timescale", "clickhouse")) if rng.random() < 0.2 else "",
     )

@@ -23,6 +23,7 @@ from actors.downloader.memory import MemoryHistory, MemoryJobs, MemoryTicks
 from actors.downloader.port import Page
 from runtime.actor import Actor, ActorContext, Seams
 from runtime.disk_memory import MemoryDisk, SimulatedCrash
+from runtime.errors import RetryableSinkError
 from runtime.log.types import Group
 from supervisors.engine.watchdog import owner_of
 
@@ -275,6 +276,7 @@ class SlowSinks:
     @asynccontextmanager
     async def _connect(self, seams: Seams) -> AsyncIterator[Sink]:
         async with self.inner(seams) as sink:
+            self.world.connections[self.sink_name] = sink
             yield _SlowSink(sink, self.world, self.fence)
 
 
@@ -307,7 +309,14 @@ class _SlowSink:
     async def write(self, batch: SinkBatch) -> WriteResult:
         await self._travel()
         self.world.look_rate(f"writes to {self.name}")
-        result = await self.inner.write(batch)
+        try:
+            result = await self.inner.write(batch)
+        except RetryableSinkError as exc:
+            what = {"the answer was lost": "an answer was lost", "crashed": "a write broke in the middle"}
+            for sign, reached in what.items():
+                if sign in str(exc):
+                    self.world.trace(f"{self.name}: {exc}", reached=reached)
+            raise
         self.world.trace(f"{self.name} wrote {result.rows_stored} rows, replaced {result.rows_replaced}")
         await self._travel()
         return result

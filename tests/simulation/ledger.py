@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -69,7 +69,9 @@ class Ledger:
     def check_all(self, log: Log) -> int:
         """After a start: everything from the beginning. Returns how many groups were kept that nobody had confirmed."""
         groups = self._read(log, 0)
-        _demand(len(groups) >= len(self.entries), f"S1: the log has {len(groups)} groups, durable were {len(self.entries)}")
+        _demand(
+            len(groups) >= len(self.entries), f"S1: the log has {len(groups)} groups, durable were {len(self.entries)}"
+        )
         for entry, group in zip(self.entries, groups, strict=False):
             same = (entry.key, entry.digest, entry.end_position, entry.stamp_ns) == _facts(group)
             _demand(same, f"S1: {entry.key} at {entry.end_position} became {group.producer} {group.sequence}")
@@ -126,7 +128,9 @@ class Ledger:
     def _one_output_per_input(self, group: Group) -> None:
         if group.producer == "aggregator":
             at = int(json.loads(group.producer_position)["input"])
-            _demand(at > self.inputs_computed, f"one input group gave two output groups: {at} <= {self.inputs_computed}")
+            _demand(
+                at > self.inputs_computed, f"one input group gave two output groups: {at} <= {self.inputs_computed}"
+            )
             self.inputs_computed = at
 
 
@@ -137,47 +141,23 @@ class RecordedLog:
     log: Log
     ledger: Ledger
 
-    @property
-    def log_id(self) -> str:
-        return self.log.log_id
-
-    @property
-    def end_position(self) -> int:
-        return self.log.end_position
-
-    @property
-    def bytes(self) -> int:
-        return self.log.bytes
-
-    @property
-    def segments(self) -> int:
-        return self.log.segments
-
-    @property
-    def records_accepted(self) -> int:
-        return self.log.records_accepted
-
-    @property
-    def needs_reopen(self) -> bool:
-        return self.log.needs_reopen
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.log, name)
 
     def reopen(self) -> None:
         self.log.reopen()
         self.ledger.check_new(self.log)
         self.ledger.under_way = []
 
-    def commit(self, drafts: Sequence[GroupDraft]) -> tuple[list[Appended], list[Group]]:
+    def commit(self, drafts: Sequence[GroupDraft], **options: Any) -> tuple[list[Appended], list[Group]]:
         known = self.ledger.known
         fresh = [d for d in drafts if (d.producer, d.sequence) not in known]
         self.ledger.under_way = [((d.producer, d.sequence), digest_of(d)) for d in fresh]
-        answers, groups = self.log.commit(drafts)
+        answers, groups = self.log.commit(drafts, **options)
         self.ledger.check_new(self.log)
         missing = [key for key, _ in self.ledger.under_way]
         _demand(not missing, f"S1: committed, and not in the files: {missing}")
         return answers, groups
-
-    def offer(self, groups: Sequence[Group]) -> None:
-        self.log.offer(groups)
 
 
 def read_groups(log: Log, start: int) -> list[Group]:

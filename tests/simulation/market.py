@@ -79,7 +79,9 @@ def good(ticks: list[Tick]) -> list[Tick]:
     return [tick for tick in ticks if tick[1] > 0]
 
 
-def candles(ticks: list[Tick], covered: set[int]) -> dict[tuple[str, str, int], tuple[float, float, float, float, int, bool]]:
+def candles(
+    ticks: list[Tick], covered: set[int]
+) -> dict[tuple[str, str, int], tuple[float, float, float, float, int, bool]]:
     """(timeframe, basis, start) -> (open, high, low, close, ticks, final), as UPSTREAM 5 says, one tick at a time.
 
     `covered`: the minutes (since the epoch) that final slices cover. A minute is shown when it has ticks, a longer candle

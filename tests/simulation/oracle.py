@@ -43,7 +43,10 @@ class Oracle:
         there = table.num_rows + state.replaced.get("quotes", 0)
         demand(there == accepted, f"S2: {accepted} quotes accepted below the marks, {there} stored or replaced")
         records = self.ledger.below("coverage", marks)
-        demand(len(state.coverage) == records, f"S2: {records} coverage records below the marks, {len(state.coverage)} stored")
+        demand(
+            len(state.coverage) == records,
+            f"S2: {records} coverage records below the marks, {len(state.coverage)} stored",
+        )
         identity = table["accepted_at"].to_numpy().astype(object) * (1 << 32) + table["seq"].to_numpy()
         demand(len(set(identity.tolist())) == len(identity), "S3: a reader sees a row twice")
         shown = shown_ticks(table)
@@ -78,10 +81,17 @@ class Oracle:
     def _look_at_candle(self, row: dict[str, Any]) -> None:
         symbol, key = row["symbol"], (row["timeframe"], row["basis"], row["ts_ns"])
         expected = self._first(symbol)
-        if any(row["ts_ns"] < c.to_ns and c.from_ns < row["ts_ns"] + 86_400 * 10**9 for c in self.market.changes if c.symbol == symbol):
+        if any(
+            row["ts_ns"] < c.to_ns and c.from_ns < row["ts_ns"] + 86_400 * 10**9
+            for c in self.market.changes
+            if c.symbol == symbol
+        ):
             return  # judged at the end
         if row["final"]:
-            demand(shown_candle(row) == expected.get(key), f"S7: {symbol} {key} is {shown_candle(row)}, not {expected.get(key)}")
+            demand(
+                shown_candle(row) == expected.get(key),
+                f"S7: {symbol} {key} is {shown_candle(row)}, not {expected.get(key)}",
+            )
 
     def _first(self, symbol: str) -> dict[tuple[str, str, int], Shown]:
         if symbol not in self._expected:
@@ -104,7 +114,9 @@ class Oracle:
             for frame in group.frames
             if frame.kind == "candles" and frame.rows and frame.offset < verified.get(frame.partition, 0)
         )
-        demand(there >= frames, f"S5: {below} candles in {frames} frames are called verified, {there} frames are stored")
+        demand(
+            there >= frames, f"S5: {below} candles in {frames} frames are called verified, {there} frames are stored"
+        )
 
     # --- at the end
 
@@ -113,8 +125,15 @@ class Oracle:
         shown, covered = shown_ticks(database.ticks("quotes")), covered_minutes(database.state.coverage)
         for symbol, (from_ns, to_ns) in wanted.items():
             minutes = covered.get(symbol, set())
-            holes = set(range(from_ns // MINUTE, to_ns // MINUTE)) - minutes - missing_minutes(database.state.coverage, symbol)
-            demand(not holes, f"S8: {symbol}: {len(holes)} minutes are neither covered nor called missing: {sorted(holes)[:5]}")
+            holes = (
+                set(range(from_ns // MINUTE, to_ns // MINUTE))
+                - minutes
+                - missing_minutes(database.state.coverage, symbol)
+            )
+            demand(
+                not holes,
+                f"S8: {symbol}: {len(holes)} minutes are neither covered nor called missing: {sorted(holes)[:5]}",
+            )
             if symbol in refused:
                 continue
             newest = [t for t in good(self.market.served(symbol)) if t[0] // MINUTE in minutes]
@@ -134,7 +153,10 @@ class Oracle:
             wrong = sorted(key for key in expected.keys() | mine.keys() if expected.get(key) != mine.get(key))
             text = [(key, mine.get(key), expected.get(key)) for key in wrong[:3]]
             demand(not wrong, f"S7: {symbol}: {len(wrong)} candles differ (key, shown, recomputed): {text}")
-        records = [sorted((r.stamp_ns, r.record.symbol, r.record.from_ns) for r in set(d.state.coverage)) for d in (ticks, keys)]
+        records = [
+            sorted((r.stamp_ns, r.record.symbol, r.record.from_ns) for r in set(d.state.coverage))
+            for d in (ticks, keys)
+        ]
         demand(records[0] == records[1], "the two databases hold different coverage")
 
     def changed_minutes(self, symbol: str) -> set[int]:

@@ -33,7 +33,18 @@ from supervisors.engine.child import ChildSpec, SupervisorSpec
 from supervisors.engine.events import Event
 from supervisors.engine.run import run_tree
 from supervisors.tree import Parts, Plan, build_spec
-from tests.simulation.fences import Dead, Fence, FencedDatabase, FencedDisk, FencedJobs, PlantedBug, SimVendor, SlowSinks, Threads, Watched
+from tests.simulation.fences import (
+    Dead,
+    Fence,
+    FencedDatabase,
+    FencedDisk,
+    FencedJobs,
+    PlantedBug,
+    SimVendor,
+    SlowSinks,
+    Threads,
+    Watched,
+)
 from tests.simulation.ledger import RecordedLog
 
 if TYPE_CHECKING:
@@ -94,7 +105,11 @@ class Process:
         world = self.world
         settings = world.settings
         seams = Seams(
-            clock=world.clock, entropy=world.entropy, offload=Threads(world, self.fence), board=Board(), metrics=world.metrics
+            clock=world.clock,
+            entropy=world.entropy,
+            offload=Threads(world, self.fence),
+            board=Board(),
+            metrics=world.metrics,
         )
         seams.board.facts["vendor"] = settings.downloader.vendors[0]
         disk: Any = FencedDisk(world.disk, self.fence)

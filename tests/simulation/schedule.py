@@ -37,13 +37,17 @@ class EscapedSimulation(BaseException):
 class _Numbers:
     """What takes the place of addresses."""
 
+    installed = False
     first_task = 0
     created = itertools.count()
     statuses: dict[int, int] = {}  # noqa: RUF012
 
 
 def install() -> None:
-    """Once per process."""
+    """Once per process; again it does nothing."""
+    if _Numbers.installed:
+        return
+    _Numbers.installed = True
     trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
     trio_run.Task.__hash__ = lambda task: task._counter - _Numbers.first_task  # type: ignore[method-assign,assignment]
     trio_run.Deadlines.add = _add_deadline  # type: ignore[method-assign]

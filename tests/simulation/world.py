@@ -105,10 +105,11 @@ class World:
     databases: dict[str, MemoryDatabase] = attrs.field(init=False)
     backups: list[State] = attrs.field(factory=lambda: [State()])
     forgot: set[str] = attrs.field(factory=set)
+    connections: dict[str, Any] = attrs.field(factory=dict)
     jobs: MemoryJobs = attrs.field(factory=MemoryJobs)
     vendor_is_down: bool = False
     on_fire: bool = True
-    over: bool = False
+    virtual_s: float = 0.0
     steps: int = 0
     step_trap: Any = None
     process: Process | None = None
@@ -143,7 +144,9 @@ class World:
         self.databases = {
             name: MemoryDatabase(keeps_marks=sink.kind == "timescale") for name, sink in self.settings.sinks.items()
         }
-        self.trace.now = lambda: f"{trio.current_time():9.3f} {self.steps:6d} #{self.process.fence.number if self.process else 0}"
+        self.trace.now = lambda: (
+            f"{trio.current_time():9.3f} {self.steps:6d} #{self.process.fence.number if self.process else 0}"
+        )
 
     # --- the run
 
@@ -155,7 +158,6 @@ class World:
                 nursery.start_soon(self._watch_failure)
                 nursery.start_soon(self._init_system)
                 await self._phases()
-                self.over = True
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             failed = group.subgroup(SimulationFailed)
@@ -163,17 +165,25 @@ class World:
                 self.failure = str(next(iter(_leaves(failed))))
             if failed is None and not self.failure:
                 raise
+        finally:
+            self.virtual_s = trio.current_time()
         if self.failure:
             raise SimulationFailed(self.failure)
 
     async def _phases(self) -> None:
         chaos = Chaos(self)
+        if self.draw.dead_sink:
+            self.trace.reached["one sink dead for good"] += 1
         with trio.move_on_after(self.draw.fire_s):
             await chaos.rage()
             await trio.sleep_forever()
         self.on_fire = False
         chaos.heal()
         self.trace("healed")
+        for (
+            symbol
+        ) in self.draw.symbols:  # L3: something new reaches every sink, and so every broken connection is noticed
+            await self.submit(symbol, self.draw.from_ns, self.draw.from_ns + MINUTE)
         with trio.move_on_after(CONVERGE_S) as limit:
             while not self._has_converged():
                 await trio.sleep(0.25)
@@ -243,6 +253,8 @@ class World:
         process = self.process
         board = process.board if process is not None else None
         if board is None or process is None or process.parts is None or board.log is None or self.jobs.jobs:
+            return False
+        if self.forgot - {self.draw.dead_sink}:
             return False
         if not board.jobs_idle and not self._only_refused_left(board):
             return False
@@ -437,7 +449,10 @@ class World:
         """S13: nothing crashes but by our order, nobody gives up within its budget."""
         if process.fence.dead:
             return
-        self.trace(f"{event.kind} {event.path} {type(_first(event)).__name__ if event.reason else ''}", reached=f"event {event.kind}")
+        self.trace(
+            f"{event.kind} {event.path} {type(_first(event)).__name__ if event.reason else ''}",
+            reached=f"event {event.kind}",
+        )
         if event.kind in (EventKind.UNSTOPPABLE, EventKind.STALLED):
             self.fails(f"S13: {event}", quietly=True)
         parent = event.path.rpartition("/")[0]
@@ -455,7 +470,10 @@ class World:
         for error in errors:
             planted = isinstance(error, PlantedBug | Dead) or not isinstance(error, HoldfastError | OSError | Exception)
             follows_buffer = isinstance(error, NotConnected) and now_s - self._buffer_s < 5.0
-            known = isinstance(error, LogSyncFailed) or type(error).__name__ in ("RestartIntensityExceeded", "StartFailed")
+            known = isinstance(error, LogSyncFailed) or type(error).__name__ in (
+                "RestartIntensityExceeded",
+                "StartFailed",
+            )
             if not (planted or follows_buffer or known):
                 text = _traceback(error)
                 self.fails(f"S13: {event.path} crashed by itself: {type(error).__name__}: {error}{text}", quietly=True)
@@ -465,7 +483,9 @@ class World:
         assert spec.intensity is not None
         recent = [at for at in self._ends.get(event.path, ()) if at >= now_s - spec.intensity.period_s - 1e-6]
         if len(recent) <= spec.intensity.restarts_max:
-            self.fails(f"S13: {event.path} gave up after {len(recent)} ends in {spec.intensity.period_s} s", quietly=True)
+            self.fails(
+                f"S13: {event.path} gave up after {len(recent)} ends in {spec.intensity.period_s} s", quietly=True
+            )
         self._ends.pop(event.path, None)
 
     def _supervisor(self, path: str) -> SupervisorSpec:
@@ -510,15 +530,13 @@ WORLD: list[World] = []
 """The one that runs in this process."""
 
 
-def simulate(draw: Draw, trace: Trace) -> World:
+def simulate(world: World) -> None:
     """Run one seed. Raises: SimulationFailed. `schedule.install` and `schedule.reset` come before."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), processors=[_drop])
     AppendRequest.answer = _observed_answer  # type: ignore[method-assign]
-    world = World(draw, trace)
     WORLD[:] = [world]
     SimulationFailed.heard = world.heard
     trio.run(world.main, clock=trio.testing.MockClock(autojump_threshold=0))
-    return world
 
 
 def _drop(*args: Any) -> Any:
@@ -532,7 +550,13 @@ def _observed_answer(self: AppendRequest, result: Any) -> None:
     first = self._result is None
     _answer(self, result)
     world = WORLD[0]
-    if first and hasattr(result, "value") and result.value is not None and world.process and not world.process.fence.dead:
+    if (
+        first
+        and hasattr(result, "value")
+        and result.value is not None
+        and world.process
+        and not world.process.fence.dead
+    ):
         world.acknowledged(self)
 
 
