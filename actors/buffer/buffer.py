@@ -17,6 +17,8 @@ from runtime.log.types import Appended, Group
 from runtime.mailbox import Mailbox
 
 FULL_RETRY_S = 1.0
+SLOW_SYNC_S = 1.0
+"""A commit that takes longer is named: the disk is about to be somebody's problem (etcd does the same)."""
 
 
 @attrs.frozen(kw_only=True)
@@ -166,7 +168,10 @@ class Buffer:
             # Shielded by nature: to_thread is not abandoned on cancel, so the write ends before we do.
             started_s = ctx.clock.monotonic_s()
             appended, groups = await ctx.offload(lambda: self.log.commit(drafts, use_reserve=use_reserve))
-            ctx.metrics.log_synced(ctx.clock.monotonic_s() - started_s)
+            took_s = ctx.clock.monotonic_s() - started_s
+            ctx.metrics.log_synced(took_s)
+            if took_s > SLOW_SYNC_S:
+                ctx.log.warning("log_sync_slow", seconds=round(took_s, 3))
             self.log.offer(groups)
             _count(groups, ctx)
         answers = iter(appended)
