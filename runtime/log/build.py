@@ -13,7 +13,6 @@ from runtime.log.frame import (
     FRAMES_MAX,
     PRODUCER_BYTES_MAX,
     body_checksum,
-    header_size,
     pack_fields,
     pack_header,
     padded,
@@ -35,8 +34,30 @@ from runtime.log.types import (
 )
 
 DUPLICATE = Appended(position=-1, end_position=-1, stamp_ns=-1, duplicate=True)
+_NOBODY = ProducerState()
 _PLAIN_BYTES = padded(FIXED_BYTES)
 """Header of every frame but a group's last."""
+
+
+def weigh(draft: GroupDraft, *, partitions_total: int, schemas: Schemas) -> int:
+    """Bytes its group takes in a segment. Raises InvariantViolation for a draft that breaks a limit.
+
+    One pass over the frames, since it is in the way of every commit; what exactly is wrong says `check_draft`.
+    """
+    kinds = schemas.current
+    bodies = wire = 0
+    fine = True
+    for frame in draft.frames:
+        size = len(frame.body)
+        bodies += size
+        wire += (size + 7) & ~7
+        fine = fine and size <= BODY_BYTES_MAX and 0 <= frame.partition < partitions_total and frame.kind in kinds
+    name, position, count = len(draft.producer.encode()), len(draft.producer_position), len(draft.frames)
+    fine = fine and 0 < name <= PRODUCER_BYTES_MAX and position <= POSITION_BYTES_MAX
+    if not fine or not 0 < count <= FRAMES_MAX or bodies > GROUP_BYTES_MAX:
+        check_draft(draft, partitions_total=partitions_total, schemas=schemas)
+        raise InvariantViolation(f"producer {draft.producer}: a limit is broken that no rule names")
+    return wire + (count - 1) * _PLAIN_BYTES + ((FIXED_BYTES + name + position + 7) & ~7)
 
 
 def check_draft(draft: GroupDraft, *, partitions_total: int, schemas: Schemas) -> None:
@@ -65,20 +86,12 @@ def sort_out_duplicates(drafts: Sequence[GroupDraft], producers: dict[str, Produ
     for draft in drafts:
         before = last.get(draft.producer)
         if before is None:
-            before = producers.get(draft.producer, ProducerState()).sequence
+            before = producers.get(draft.producer, _NOBODY).sequence
         if draft.sequence > before + 1:
             raise InvariantViolation(f"producer {draft.producer}: sequence {draft.sequence} after {before}")
         known.append(draft.sequence <= before)
         last[draft.producer] = max(before, draft.sequence)
     return known
-
-
-def wire_size(draft: GroupDraft) -> int:
-    """Bytes its group takes in a segment."""
-    size = (len(draft.frames) - 1) * _PLAIN_BYTES + header_size(draft.producer.encode(), draft.producer_position)
-    for frame in draft.frames:
-        size += (len(frame.body) + 7) & ~7
-    return size
 
 
 class _Placed(NamedTuple):
@@ -94,7 +107,7 @@ class _Placed(NamedTuple):
 class Builder:
     """One write in the making: frames behind `positions`, which is not changed before the sync returned.
 
-    `add` does only what the write needs; `groups` and `settle` come while the disk works.
+    `add` does only what the write needs; `groups` and `prepare` come while the disk works, `settle` after it.
     """
 
     positions: Positions
@@ -109,6 +122,7 @@ class Builder:
     _offsets: list[int] = attrs.field(init=False)
     _last_of_kind: dict[tuple[int, str], int] = attrs.field(factory=dict)
     _made: list[tuple[GroupDraft, Appended, list[_Placed]]] = attrs.field(factory=list)
+    _settled: tuple[dict[str, int], dict[str, ProducerState]] = attrs.field(factory=lambda: ({}, {}))
 
     def __attrs_post_init__(self) -> None:
         self.at = self.positions.position
@@ -117,14 +131,18 @@ class Builder:
         self._offsets = list(self.positions.offsets)
 
     def add(self, draft: GroupDraft, size: int) -> Appended:
-        """The group of one draft, behind those before it; `size` = `wire_size(draft)`."""
+        """The group of one draft, behind those before it; `size` = `weigh(draft)`."""
         start = self.at
-        self._stamp_ns = max(self._stamp_ns + 1, self.wall_ns())
+        self._stamp_ns = stamp_ns = max(self._stamp_ns + 1, self.wall_ns())
         frames = draft.frames
-        placed = [self._place(draft, frames[index], index, start, size) for index in range(len(frames))]
+        count = len(frames)
+        common = (start, size, stamp_ns, self.positions.position)
+        placed = [self._place(frames[index], index, count, common) for index in range(count - 1)]
+        tail = (draft.sequence, draft.producer.encode(), draft.producer_position)
+        placed.append(self._place(frames[-1], count - 1, count, common, tail))
         if self.at != start + size:
             raise InvariantViolation(f"group of {self.at - start} bytes, expected {size}")
-        appended = Appended(position=start, end_position=self.at, stamp_ns=self._stamp_ns, duplicate=False)
+        appended = Appended(position=start, end_position=self.at, stamp_ns=stamp_ns, duplicate=False)
         self._made.append((draft, appended, placed))
         return appended
 
@@ -145,16 +163,19 @@ class Builder:
             for draft, appended, placed in self._made
         ]
 
+    def prepare(self) -> None:
+        """What `settle` will put in place, made before the sync returned."""
+        rows, producers = dict(self.positions.rows), dict(self.positions.producers)
+        for draft, _, placed in self._made:
+            for frame, _, _, _ in placed:
+                rows[frame.kind] = rows.get(frame.kind, 0) + frame.rows
+            producers[draft.producer] = ProducerState(sequence=draft.sequence, position=draft.producer_position)
+        self._settled = (rows, producers)
+
     def settle(self) -> None:
         """After the sync: the new state becomes the log's. `position` last, since readers look at it unlocked."""
         positions = self.positions
-        for draft, _, placed in self._made:
-            for frame in placed:
-                kind = frame.frame.kind
-                positions.rows[kind] = positions.rows.get(kind, 0) + frame.frame.rows
-            positions.producers[draft.producer] = ProducerState(
-                sequence=draft.sequence, position=draft.producer_position
-            )
+        positions.rows, positions.producers = self._settled
         positions.last_of_kind.update(self._last_of_kind)
         positions.offsets = self._offsets
         positions.stamp_ns = self._stamp_ns
@@ -162,31 +183,38 @@ class Builder:
         positions.groups += len(self._made)
         positions.position = self.at
 
-    def _place(self, draft: GroupDraft, frame: FrameDraft, index: int, group: int, group_bytes: int) -> _Placed:
-        """One frame into `buffers`: header, body, padding."""
-        partition, body = frame.partition, frame.body
-        key = (partition, frame.kind)
+    def _place(
+        self,
+        frame: FrameDraft,
+        index: int,
+        count: int,
+        common: tuple[int, int, int, int],
+        tail: tuple[int, bytes, bytes] = (0, b"", b""),
+    ) -> _Placed:
+        """One frame into `buffers`: header, body, padding. `tail`: sequence, producer, position, in the last one."""
+        partition, kind, body = frame.partition, frame.kind, frame.body
+        key = (partition, kind)
         before = self._last_of_kind.get(key)
         if before is None:
             before = self.positions.last_of_kind.get(key, -1)
         offset = self._offsets[partition]
-        schema_id = self.schemas.id_of(frame.kind)
-        count, size = len(draft.frames), len(body)
-        last = index == count - 1
-        fields = (  # in the order of FrameHeader
-            *(self.log_low, self.epoch, self.at, offset, before, schema_id, group, group_bytes, self._stamp_ns),
-            *(self.positions.position, frame.event_time_ns_min, frame.event_time_ns_max),
-            *(draft.sequence if last else 0, partition, frame.rows, index, count, size),
+        schema_id = self.schemas.current[kind]
+        group, group_bytes, stamp_ns, durable_upto = common
+        sequence, producer, position = tail
+        at, size = self.at, len(body)
+        fields = (  # the first 20 of FrameHeader, in its order
+            *(self.log_low, self.epoch, at, offset, before, schema_id, group, group_bytes, stamp_ns, durable_upto),
+            *(frame.event_time_ns_min, frame.event_time_ns_max, sequence, partition, frame.rows, index, count, size),
             *(body_checksum(body), self._chain),
         )
-        if last:
-            packed, self._chain = pack_fields(fields, draft.producer.encode(), draft.producer_position)
+        packed, self._chain = pack_fields(fields, producer, position)
+        if size & 7:
+            self.buffers += (packed, body, padding(size))
         else:
-            packed, self._chain = pack_fields(fields, b"", b"")
-        self.buffers += (packed, body, padding(size)) if size & 7 else (packed, body)
+            self.buffers += (packed, body)
         self._offsets[partition] = offset + 1
         self._last_of_kind[key] = offset
-        self.at += len(packed) + padded(size)
+        self.at = at + len(packed) + ((size + 7) & ~7)
         return _Placed(frame, offset, before, schema_id)
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from runtime.disk_port import Disk, File
 from runtime.errors import LogFull, LogSyncFailed
-from runtime.log.build import DUPLICATE, Builder, Carried, check_draft, sort_out_duplicates, wire_size
+from runtime.log.build import DUPLICATE, Builder, Carried, sort_out_duplicates, weigh
 from runtime.log.cursor import NO_SPACE
 from runtime.log.index import Catalog
 from runtime.log.meta import WriterLock
@@ -66,10 +66,10 @@ class Writer:
         A larger batch is several writes; if a later one fails, the earlier ones are durable, and the same drafts
         given again are answered as duplicates.
         """
-        for draft in drafts:
-            check_draft(draft, partitions_total=len(self.positions.offsets), schemas=self.schemas)
+        total = len(self.positions.offsets)
+        sizes = [weigh(draft, partitions_total=total, schemas=self.schemas) for draft in drafts]
         known = sort_out_duplicates(drafts, self.positions.producers)
-        fresh = [(draft, wire_size(draft)) for draft, duplicate in zip(drafts, known, strict=True) if not duplicate]
+        fresh = [(draft, size) for draft, size, old in zip(drafts, sizes, known, strict=True) if not old]
         answers: list[Appended] = []
         groups: list[Group] = []
         while fresh:
@@ -198,6 +198,7 @@ class Writer:
         try:
             self._file.start_writeback(at, wanted)
             groups = builder.groups()  # Python's part, while the disk works
+            builder.prepare()
             self._file.datasync()
         except OSError as error:
             raise self._sync_failed(error, self._segment.path.name) from error
