@@ -60,6 +60,8 @@ from supervisors.engine.child import ChildSpec, RestartIntensity, Strategy, Supe
 VERSION = "0.1.0"
 JOBS_WAITING_MAX = 100
 LOSSES_WAITING_MAX = 64
+BETWEEN_CRASHES = Backoff(initial_s=0.1, max_s=2.0)
+"""A bug that comes with the moment (a race, a burst) may be gone then; five waits make 5 s of a minute's budget."""
 UNTIL_CALLED_BACK = Backoff(initial_s=0.2, max_s=10.0)
 """For children whose end is an outage or that everything else needs to be seen: restarted for as long as it takes."""
 
@@ -194,7 +196,14 @@ def build_spec(settings: Settings, parts: Parts | None = None, *, test_mode: boo
     make = _Factories(parts)
     servers = () if test_mode else tuple(n for n in EMBEDDED if n in settings.embedded_servers())
     children: list[SupervisorSpec | ChildSpec] = [
-        ChildSpec("health", make.health, backoff=UNTIL_CALLED_BACK, progress_timeout_s=HEALTH_PROGRESS_S),
+        # Whatever ends it, it comes back and costs nobody's budget: who looks at a sick pipeline needs it most.
+        ChildSpec(
+            "health",
+            make.health,
+            backoff=UNTIL_CALLED_BACK,
+            outages=(Exception,),
+            progress_timeout_s=HEALTH_PROGRESS_S,
+        ),
     ]
     if servers:
         # One server's trouble is nobody else's; a server that ends is an outage, never a crash of ours.
@@ -210,9 +219,10 @@ def build_spec(settings: Settings, parts: Parts | None = None, *, test_mode: boo
         )
         children.append(SupervisorSpec("embedded", Strategy.ONE_FOR_ONE, embedded, intensity=None))
     children.append(core(settings, make))
-    # Health and the embedded servers come back for ever; what escalates here is core, and its budget is its own.
+    # Only core can escalate to here, and then it has tried what restarts can do: 6 crashes of one actor make its
+    # supervisor give up, 2 of those flow, 2 of those core: 24 crashes, about half a minute. The rest is a new process.
     return SupervisorSpec(
-        "pipeline", Strategy.ONE_FOR_ONE, tuple(children), RestartIntensity(restarts_max=3, period_s=60.0)
+        "pipeline", Strategy.ONE_FOR_ONE, tuple(children), RestartIntensity(restarts_max=0, period_s=60.0)
     )
 
 
@@ -221,11 +231,15 @@ def core(settings: Settings, make: _Factories) -> SupervisorSpec:
     storage = SupervisorSpec(
         "storage",
         Strategy.ONE_FOR_ALL,  # the buffer and, later, the dead letters share one disk and one fate
-        (ChildSpec("buffer", make.buffer, shutdown_grace_s=10.0, progress_timeout_s=PROGRESS_S),),
+        (
+            ChildSpec(
+                "buffer", make.buffer, shutdown_grace_s=10.0, backoff=BETWEEN_CRASHES, progress_timeout_s=PROGRESS_S
+            ),
+        ),
         RestartIntensity(restarts_max=3, period_s=30.0),
     )
     return SupervisorSpec(
-        "core", Strategy.REST_FOR_ONE, (storage, flow(settings, make)), RestartIntensity(restarts_max=3, period_s=60.0)
+        "core", Strategy.REST_FOR_ONE, (storage, flow(settings, make)), RestartIntensity(restarts_max=1, period_s=60.0)
     )
 
 
@@ -236,6 +250,7 @@ def flow(settings: Settings, make: _Factories) -> SupervisorSpec:
             f"bridge.{name}",
             lambda name=name: make.delivery(name),  # type: ignore[misc]
             shutdown_grace_s=25.0,
+            backoff=BETWEEN_CRASHES,
             progress_timeout_s=DELIVERY_PROGRESS_S,
         )
         for name in settings.sinks
@@ -250,17 +265,33 @@ def flow(settings: Settings, make: _Factories) -> SupervisorSpec:
             SupervisorSpec(
                 "aggregation",
                 Strategy.ONE_FOR_ONE,
-                (ChildSpec("aggregator", make.aggregator, shutdown_grace_s=15.0, progress_timeout_s=PROGRESS_S),),
+                (
+                    ChildSpec(
+                        "aggregator",
+                        make.aggregator,
+                        shutdown_grace_s=15.0,
+                        backoff=BETWEEN_CRASHES,
+                        progress_timeout_s=PROGRESS_S,
+                    ),
+                ),
                 small,
             ),
             SupervisorSpec(
                 "ingest",
                 Strategy.ONE_FOR_ONE,
-                (ChildSpec("downloader.history", make.history, shutdown_grace_s=15.0, progress_timeout_s=vendor_s),),
+                (
+                    ChildSpec(
+                        "downloader.history",
+                        make.history,
+                        shutdown_grace_s=15.0,
+                        backoff=BETWEEN_CRASHES,
+                        progress_timeout_s=vendor_s,
+                    ),
+                ),
                 small,
             ),
         ),
-        RestartIntensity(restarts_max=3, period_s=60.0),
+        RestartIntensity(restarts_max=1, period_s=60.0),
     )
 
 

@@ -18,7 +18,8 @@ import msgspec
 import structlog
 
 from runtime.board import Board
-from supervisors.engine.exits import ExitKind, ExitReason
+from runtime.errors import ConfigError
+from supervisors.engine.exits import ExitKind, ExitReason, leaves
 
 LOGGER = "supervisor"
 
@@ -105,7 +106,7 @@ def report_to(board: Board) -> Report:
         }
         if event.reason is not None:
             fields["reason"] = str(event.reason)
-            if event.reason.kind is ExitKind.CRASHED:
+            if event.reason.kind is ExitKind.CRASHED and not _is_for_a_person(event.reason.error):
                 fields["exc_info"] = event.reason.error
         if event.is_quiet:
             log.debug(event.kind.value, **fields)
@@ -119,3 +120,8 @@ def report_to(board: Board) -> Report:
             log.info(event.kind.value, **fields)
 
     return report
+
+
+def _is_for_a_person(error: BaseException | None) -> bool:
+    """Something to be mended outside, told in one line: a traceback would only hide it."""
+    return error is not None and all(isinstance(leaf, ConfigError) for leaf in leaves(error))
