@@ -7,7 +7,7 @@ lent to actors: the open log, mailboxes, consumers, the listening socket. A rest
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from actors.buffer.buffer import Buffer, CommitLimits
 from actors.buffer.space import Keeping
 from actors.downloader.downloader import HistoryDownloader
 from actors.downloader.job_files import JobFiles, write_job
-from actors.downloader.jobs import BackfillJob, HistoryJob
+from actors.downloader.jobs import BackfillJob, HistoryJob, ceil_minute, floor_minute
 from actors.downloader.memory import MemoryHistory, MemoryJobs, random_walk
 from actors.downloader.polygon import PolygonHistory, PolygonLimits
 from actors.downloader.port import HistorySource, JobStore, Page
@@ -41,6 +41,7 @@ from actors.health.health import Health
 from actors.health.listen import open_listener
 from actors.health.port import BackfillRequest
 from actors.market.schema import KINDS, schema_message
+from actors.market.symbols import partition_of
 from runtime.actor import Actor, Seams
 from runtime.backoff import Backoff
 from runtime.board import DependencyState
@@ -51,6 +52,8 @@ from runtime.disk_port import Disk
 from runtime.errors import NotConnected, RetryableSinkError, RetryableSourceError
 from runtime.log.appender import Appender, AppendRequest
 from runtime.log.log import Log, LogSettings
+from runtime.log.losses import LostFrame
+from runtime.log.recovery import Damage
 from runtime.log.retention import Retention
 from runtime.mailbox import Mailbox
 from runtime.ratelimit import BudgetLimits, RateLimit
@@ -111,6 +114,25 @@ class Parts:
         """Blocking: below it every sink has verified and the aggregator's state is durable, so the log may be cut."""
         checkpoint = checkpoint_of(self.disk, aggregator_folder(self.settings), self.log.log_id, CODE_VERSION)
         return min(checkpoint, self.log.verified_by(f"bridge.{name}" for name in self.settings.sinks))
+
+    async def refetch_lost(self, damage: Damage, lost: Sequence[LostFrame]) -> None:
+        """Bit rot took these rows of the log: their slices are fetched again. What is unknown, coverage will show."""
+        kinds = {frame.kind for frame in lost} & set(self.settings.downloader.kinds)
+        partitions = {frame.partition % self.log.partitions for frame in lost if frame.kind in kinds}
+        symbols = tuple(
+            symbol
+            for symbol in self.settings.pipeline.symbols
+            if partition_of(symbol, self.log.partitions, history=False) in partitions
+        )
+        timed = [frame for frame in lost if frame.kind in (*kinds, "coverage") and frame.event_time_ns_max > 0]
+        if not symbols or not timed:
+            return
+        from_ns = floor_minute(min(frame.event_time_ns_min for frame in timed))
+        to_ns = ceil_minute(max(frame.event_time_ns_max for frame in timed) + 1)
+        request = BackfillRequest(
+            symbols=symbols, kinds=tuple(sorted(kinds)), from_ns=from_ns, to_ns=to_ns, refetch=True
+        )
+        await self.submit_backfill(request)
 
     async def submit_backfill(self, request: BackfillRequest) -> str:
         """Make a backfill durable and tell the downloader; returns its id. Raises: NotConnected when too many wait."""
@@ -435,7 +457,7 @@ class _Factories:
     def buffer(self) -> Actor:
         p = self.parts
         limits = CommitLimits(linger_s=p.settings.log.sync_linger_ms / 1000)
-        keeping = Keeping(retention_bytes=p.settings.log.retention_bytes, verified=p.verified)
+        keeping = Keeping(retention_bytes=p.settings.log.retention_bytes, verified=p.verified, on_loss=p.refetch_lost)
         return Buffer(log=p.log, inbox=p.appends, limits=limits, keeping=keeping, reserve=p.losses)
 
     def delivery(self, name: str) -> Actor:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import attrs
 
 from runtime.errors import LogFull
+from runtime.log.losses import LostFrame
+from runtime.log.recovery import Damage
 from runtime.log.types import Appended, Frame, Group, GroupDraft, ProducerState
 
 
@@ -65,6 +67,12 @@ class MemoryCommitLog:
         self.upkeeps.append((verified, pressed))
         if self.runway_fails:
             raise LogFull("no space left on the fake disk")
+
+    damage: list[Damage] = attrs.field(factory=list)
+
+    def lost_of(self, damage: Damage) -> list[LostFrame]:
+        """One frame of quotes."""
+        return [LostFrame(partition=0, offset=damage.position, kind="quotes", rows=1)]
 
     def space(self) -> tuple[int, int]:
         """As set."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from runtime.log.losses import LostFrame
+from runtime.log.recovery import Damage
 from runtime.log.types import Appended, Group, GroupDraft
 
 
@@ -48,6 +50,15 @@ class CommitLog(Protocol):
 
         Raises: LogFull (no space for the next segment), LogSyncFailed (fatal).
         """
+        ...
+
+    @property
+    def damage(self) -> Sequence[Damage]:
+        """Durable ranges found rotten, in the order they were found."""
+        ...
+
+    def lost_of(self, damage: Damage) -> list[LostFrame]:
+        """What was in it, its bytes put aside. Sync."""
         ...
 
     def space(self) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
 import trio
@@ -11,7 +11,9 @@ from actors.buffer.ladder import FillRate, Level, Space, describe, judge
 from actors.buffer.port import CommitLog
 from runtime.actor import ActorContext
 from runtime.board import LogState
-from runtime.errors import LogFull
+from runtime.errors import LogFull, NotConnected
+from runtime.log.losses import LostFrame
+from runtime.log.recovery import Damage
 
 UPKEEP_S = 1.0
 """How often the disk is looked at, and a failed allocation tried again."""
@@ -22,6 +24,8 @@ class Keeping:
     """What the log is kept for."""
 
     retention_bytes: int = 20 << 30
+    on_loss: Callable[[Damage, Sequence[LostFrame]], Awaitable[None]] | None = None
+    """Asks for what is lost again. Raises NotConnected: later."""
     verified: Callable[[], int] = attrs.field(default=lambda: 0)
     """Blocking: the position below which every required consumer has verified, durably. Default: nothing is trimmed."""
 
@@ -36,6 +40,7 @@ class SpaceWatch:
     _refused: str = ""
     _runway_failed: str = ""
     _verified: int = 0
+    _damage_told: int = 0
     _level: Level = Level.FINE
     _warning: str = ""
     _left_s: float | None = None
@@ -89,9 +94,26 @@ class SpaceWatch:
             self._runway_failed = ""
         except LogFull as exc:
             self._runway_failed = str(exc)
+        await self._tell_damage()
         used, free = await self._ctx.offload(self._log.space, limiter=self._limiter)
         self._judge(used, free)
         self.publish()
+
+    async def _tell_damage(self) -> None:
+        """Exactly the damaged groups: named, put aside, asked for again."""
+        for damage in tuple(self._log.damage[self._damage_told :]):
+            lost = await self._ctx.offload(lambda one=damage: self._log.lost_of(one), limiter=self._limiter)  # type: ignore[misc]
+            rows = sum(frame.rows for frame in lost)
+            text = f"{damage.segment} [{damage.position}, {damage.end_position}): {damage.reason}, {len(lost)} frames"
+            if self._keeping.on_loss is not None:
+                try:
+                    await self._keeping.on_loss(damage, lost)
+                except NotConnected as exc:
+                    self._ctx.log.warning("log_refetch_waits", reason=str(exc))
+                    return
+            self._ctx.log.error("log_damaged", what=text, rows=rows)
+            self._ctx.board.events.append(f"the log lost {text}, {rows} rows")
+            self._damage_told += 1
 
     def _judge(self, used: int, free: int) -> None:
         log = self._log

@@ -96,6 +96,11 @@ class Catalog:
         end = after.header.prev_end if after.header is not None else after.base
         return listing.segments[at], end, after.base
 
+    def offsets_after(self, segment: Segment) -> tuple[int, ...] | None:
+        """The next offsets at the end of `segment`, as its successor's header says; None if nobody says."""
+        later = [s for s in self._listing.segments if s.base > segment.base]
+        return later[0].header.offsets if later and later[0].header is not None else None
+
     def note(self, base: int, position: int, offsets: Sequence[int]) -> None:
         """A group begins at `position` of segment `base`, with these next offsets."""
         marks = self._marks.setdefault(base, [])

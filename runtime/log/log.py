@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from runtime.log.checksum import check_native
 from runtime.log.cursor import DIRECTORY as CURSORS
 from runtime.log.cursor import NO_SPACE, CursorFile, read_cursors
 from runtime.log.index import Catalog
+from runtime.log.losses import LostFrame, lost_frames, quarantine
 from runtime.log.meta import Meta, WriterLock, load_meta, store_meta, take_lock
 from runtime.log.reader import Reader
 from runtime.log.recovery import Damage, Recovery, log_low
@@ -279,7 +281,7 @@ class Log:
         consumer = LogConsumer(
             name,
             self,
-            self.reader(),
+            self.reader(tell_losses=True),
             offload or self._offload,
             partitions,
             self._settings.tail_bytes,
@@ -289,9 +291,33 @@ class Log:
         self._consumers.append(consumer)
         return consumer
 
-    def reader(self) -> Reader:
+    def reader(self, *, tell_losses: bool = False) -> Reader:
         """A blocking reader of the files."""
-        return Reader(self._disk, self._catalog, self._schemas, log_id=self.log_id, on_gap=self._on_gap)
+        return Reader(
+            self._disk,
+            self._catalog,
+            self._schemas,
+            log_id=self.log_id,
+            on_gap=self._on_gap,
+            tell_losses=tell_losses,
+        )
+
+    def lost_of(self, damage: Damage) -> list[LostFrame]:
+        """What was in a damaged range, with its kinds by name; the bytes are copied to quarantine/. Blocking."""
+        place = self._catalog.find(damage.position, self.end_position)
+        if place is None or place[0].path.name != damage.segment:
+            return []
+        segment, end, _ = place
+        gap = Gap(damage.position, damage.end_position, damage.reason, 0)
+        file = self._disk.open(segment.path)
+        try:
+            walker = self._catalog.walker(segment, file, bodies=False)
+            lost = lost_frames(walker, segment, gap, end, self._catalog.offsets_after(segment))
+            with contextlib.suppress(OSError):  # a full disk has no room for a copy
+                quarantine(self._disk, self._directory, segment, file, gap, "frame")
+        finally:
+            file.close()
+        return [attrs.evolve(f, kind=self._schemas.kind_of(int(f.kind, 16)) if f.kind else "") for f in lost]
 
     def cursor(self, name: str) -> CursorFile:
         """The durable cursor of a consumer; the same object for the same name, so a restarted actor leaks no handle."""

@@ -30,12 +30,12 @@ from runtime.disk_port import Disk, File
 from runtime.errors import ConfigError
 from runtime.log.cursor import read_cursors
 from runtime.log.frame import FIXED_BYTES
+from runtime.log.losses import quarantine
 from runtime.log.positions import Positions, PositionsFile
 from runtime.log.scan import Gap, Span, Walker, segment_walker
 from runtime.log.schemas import Schemas
 from runtime.log.segment import HEADER_BYTES, Segment, load_segment, segment_base, segment_name
 
-QUARANTINE = "quarantine"
 SUSPECT = "SUSPECT"
 
 
@@ -178,21 +178,7 @@ class Recovery:
         return segment_walker(segment, file, log_low(self.log_id), bodies=bodies)
 
     def _quarantine(self, segment: Segment, file: File, gap: Gap, kind: str) -> bool:
-        """Keep the bytes for a person to look at, before anything is cut. False if there is nothing but zeros."""
-        data = file.pread(gap.end - gap.position, HEADER_BYTES + gap.position - segment.base).rstrip(b"\0")
-        if not data:
-            return False
-        folder = self.directory / QUARANTINE
-        self.disk.make_directory(folder)
-        name = f"{gap.position:020d}.{kind}"
-        if self.disk.exists(folder / name):
-            return True
-        self.disk.write_atomic(folder / name, data)
-        line = f"{name} {segment.path.name} [{gap.position}, {gap.end}) {gap.reason}\n".encode()
-        index = folder / "index"
-        before = self.disk.read_bytes(index) if self.disk.exists(index) else b""
-        self.disk.write_atomic(index, before + line)
-        return True
+        return quarantine(self.disk, self.directory, segment, file, gap, kind)
 
     # --- the state behind the last good frame
 
