@@ -7,6 +7,7 @@ has come. `plan` compares that with what is wanted.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 
 import attrs
@@ -21,6 +22,10 @@ COVERED_BYTES_MAX = POSITION_BYTES_MAX - 160
 """The rest holds a job id of 64 bytes, a time and the JSON around them."""
 WORK_NS_MAX = 31 * NS_PER_DAY
 """Of one piece of history work: a backfill that was asked for meanwhile waits no longer than this takes."""
+NOTED_NS_MAX = 366 * NS_PER_DAY
+"""Of one refusal: what lies behind is named by the job's error alone, not by a `missing` record for each day."""
+NOTED_BYTES_MAX = 200
+"""Of a position: what is said already. What must be left out is said once more."""
 
 
 def floor_minute(ns: int) -> int:
@@ -101,6 +106,8 @@ class _PositionJson(msgspec.Struct, kw_only=True):
     covered: list[tuple[int, int]] = []
     job: str = ""
     job_done_to: int = 0
+    noted: list[tuple[int, int]] = []
+    noted_for: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -112,19 +119,40 @@ class Position:
     job: str = ""
     """The newest refetch job, and up to where it is done."""
     job_done_to: int = 0
+    noted: IntervalSet = attrs.field(factory=IntervalSet)
+    """Said to be missing, all for one reason: is not said again at the next start."""
+    noted_for: int = 0
+    """Checksum of that reason."""
 
     def after_slice(self, from_ns: int, to_ns: int, wanted: Wanted) -> Position:
         """What it becomes with the slice [from_ns, to_ns) of `wanted`: belongs into the same append."""
         covered = self.covered.add(from_ns, to_ns)
         if wanted.refetch:
-            return Position(covered=covered, job=wanted.job, job_done_to=to_ns)
+            return attrs.evolve(self, covered=covered, job=wanted.job, job_done_to=to_ns)
         return attrs.evolve(self, covered=covered)
+
+    def after_note(self, intervals: Sequence[tuple[int, int]], reason: str) -> Position:
+        """What it becomes with `missing` records of these intervals: belongs into the same append."""
+        before = self._noted(reason)
+        return attrs.evolve(self, noted=IntervalSet([*before, *intervals]), noted_for=_checksum(reason))
+
+    def unsaid(self, intervals: Sequence[tuple[int, int]], reason: str) -> list[tuple[int, int]]:
+        """Of what was refused for `reason`, what the log does not say yet; none crosses the end of a UTC day."""
+        said = self._noted(reason)
+        new = [gap for start, end in _first(intervals, NOTED_NS_MAX) for gap in said.missing(start, end)]
+        return list(spans(new, NS_PER_DAY))
+
+    def _noted(self, reason: str) -> IntervalSet:
+        return self.noted if self.noted_for == _checksum(reason) else IntervalSet()
 
     def to_bytes(self) -> bytes:
         """JSON of at most POSITION_BYTES_MAX; what must be left out costs a refetch, never a hole."""
-        covered = self.covered.to_json(bytes_max=COVERED_BYTES_MAX)
+        noted = ""
+        if self.noted:
+            noted = f'"noted":{self.noted.to_json(bytes_max=NOTED_BYTES_MAX)},"noted_for":{self.noted_for},'
+        covered = self.covered.to_json(bytes_max=COVERED_BYTES_MAX - len(noted))
         rest = msgspec.json.encode({"job": self.job, "job_done_to": self.job_done_to}).decode()
-        return f'{{"covered":{covered},{rest[1:]}'.encode()
+        return f'{{"covered":{covered},{noted}{rest[1:]}'.encode()
 
     @classmethod
     def from_bytes(cls, text: bytes) -> Position:
@@ -132,7 +160,17 @@ class Position:
         if not text:
             return cls()
         found = msgspec.json.decode(text, type=_PositionJson)
-        return cls(covered=IntervalSet(found.covered), job=found.job, job_done_to=found.job_done_to)
+        return cls(
+            covered=IntervalSet(found.covered),
+            job=found.job,
+            job_done_to=found.job_done_to,
+            noted=IntervalSet(found.noted),
+            noted_for=found.noted_for,
+        )
+
+
+def _checksum(reason: str) -> int:
+    return zlib.crc32(reason.encode())
 
 
 @attrs.frozen(kw_only=True)

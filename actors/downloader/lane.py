@@ -17,7 +17,7 @@ from actors.downloader.fetch import Chains, FetchLimits
 from actors.downloader.jobs import Wanted, Work, floor_minute, is_done, missing, plan, spans
 from actors.downloader.ledger import JobLedger
 from actors.downloader.port import HistorySource, Page
-from actors.downloader.producer import Covers, HistoryProducer
+from actors.downloader.producer import Covers, HistoryProducer, Noted
 from actors.downloader.slices import Feed, SliceCutter, coverage_frames, slice_frames
 from actors.market.coverage import Coverage
 from runtime.actor import ActorContext
@@ -28,6 +28,8 @@ from runtime.log.types import FrameDraft
 FLUSH_S_MAX = 10.0
 BUFFER_RETRY_S = 1.0
 SHED_RETRY_S = 1.0
+NOTED_DAYS_AT_ONCE = 31
+"""Of `missing` records in one group."""
 
 
 @attrs.frozen(kw_only=True)
@@ -228,16 +230,23 @@ class Lane:
         await self.ledger.fail(self.feed.symbol, self.feed.kind, wanted, reason)
 
     async def _note_missing(self, wanted: Wanted, reason: str) -> None:
-        """A coverage record for each interval that stays unknown."""
-        for from_ns, to_ns in missing(self.producer.position, wanted, self._available_to_ns()):
-            record = Coverage(
-                symbol=self.feed.symbol,
-                kind=self.feed.kind,
-                source=self.feed.source,
-                from_ns=from_ns,
-                to_ns=to_ns,
-                status="missing",
-                reason=reason,
-            )
-            await self.producer.append(coverage_frames(self.feed.partition, record), None)
+        """A coverage record for each UTC day that stays unknown, a month's at a time; what is said already is not."""
+        unknown = missing(self.producer.position, wanted, self._available_to_ns())
+        days = self.producer.position.unsaid(unknown, reason)
+        for at in range(0, len(days), NOTED_DAYS_AT_ONCE):
+            some = tuple(days[at : at + NOTED_DAYS_AT_ONCE])
+            records = [self._missing(from_ns, to_ns, reason) for from_ns, to_ns in some]
+            frames = coverage_frames(self.feed.partition, *records)
+            await self.producer.append(frames, None, noted=Noted(intervals=some, reason=reason))
         await self.producer.flush()
+
+    def _missing(self, from_ns: int, to_ns: int, reason: str) -> Coverage:
+        return Coverage(
+            symbol=self.feed.symbol,
+            kind=self.feed.kind,
+            source=self.feed.source,
+            from_ns=from_ns,
+            to_ns=to_ns,
+            status="missing",
+            reason=reason,
+        )

@@ -26,6 +26,14 @@ class Covers:
     rows: int
 
 
+@attrs.frozen(kw_only=True)
+class Noted:
+    """What an append says to be missing, and why."""
+
+    intervals: tuple[tuple[int, int], ...]
+    reason: str
+
+
 @attrs.frozen
 class _UnderWay:
     request: AppendRequest
@@ -63,9 +71,11 @@ class HistoryProducer:
         self._sequence = state.sequence
         self.position = self._planned = Position.from_bytes(state.position)
 
-    async def append(self, frames: tuple[FrameDraft, ...], covers: Covers | None) -> None:
+    async def append(
+        self, frames: tuple[FrameDraft, ...], covers: Covers | None, *, noted: Noted | None = None
+    ) -> None:
         """Queue one group: the frames, and the position that says what they cover, so neither is there without the
-        other. `covers` None = a note that changes no progress.
+        other. `covers` None = a note that changes no progress; `noted` = which one, so that it is not made twice.
 
         Blocks while the window is full. Raises what the writer raised for an older append (NotConnected: the buffer
         went away, `resume`) and LogError when the sequence was not ours to use (a bug: crash, resume).
@@ -75,6 +85,8 @@ class HistoryProducer:
         position = self._planned
         if covers is not None:
             position = position.after_slice(covers.from_ns, covers.to_ns, covers.wanted)
+        if noted is not None:
+            position = position.after_note(noted.intervals, noted.reason)
         draft = GroupDraft(
             producer=self.name,
             sequence=self._sequence + 1,

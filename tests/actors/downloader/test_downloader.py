@@ -391,7 +391,8 @@ async def test_a_refused_symbol_is_named_and_does_not_stop_the_others(kit, autoj
     (missing,) = [kit.read(d) for d in rig.log.drafts if d.producer == "history/C:GBPUSD/quotes"]
     assert (missing.coverage.status, missing.from_ns, missing.to_ns) == ("missing", kit.T0, end)
     assert "unknown symbol" in missing.coverage.reason
-    assert missing.position == {"covered": [], "job": "", "job_done_to": 0}
+    said = {"noted": [[kit.T0, end]], "noted_for": zlib.crc32(missing.coverage.reason.encode())}
+    assert missing.position == {"covered": [], **said, "job": "", "job_done_to": 0}
 
 
 async def test_a_refused_history_is_tried_again_later(kit, autojump_clock):
