@@ -46,8 +46,7 @@ class Buffer:
     async def run(self, ctx: ActorContext) -> None:
         """Commit until drained. Raises LogSyncFailed (fatal, exit 74) and InvariantViolation (fatal, exit 70)."""
         self._refuse_leftovers()
-        if self.log.needs_reopen:  # a commit of the former incarnation died half way
-            await ctx.offload(self.log.reopen)
+        await self._reopen(ctx)
         watch = SpaceWatch(self.log, self.keeping, ctx)
         watch.publish()
         async with trio.open_nursery() as nursery:
@@ -60,8 +59,20 @@ class Buffer:
                 ctx.progress()
             nursery.cancel_scope.cancel()
 
+    async def _reopen(self, ctx: ActorContext) -> None:
+        """After a commit of the former incarnation that died half way. A full disk is waited for, and holds up no start:
+        producers block, consumers read what is there."""
+        while self.log.needs_reopen:
+            try:
+                await ctx.offload(self.log.reopen)
+            except LogFull as exc:
+                ctx.log.warning("log_full", reason=str(exc), retry_s=FULL_RETRY_S)
+                ctx.ready()
+                ctx.progress()
+                await trio.sleep(FULL_RETRY_S)
+
     def _refuse_leftovers(self) -> None:
-        """A restart of the buffer restarts all producers (rest_for_one): nobody waits for what they had queued."""
+        """What was queued for the former incarnation: its producers ask the log where they stand, and go on."""
         while True:
             try:
                 request = self.inbox.receive_nowait()
@@ -75,7 +86,17 @@ class Buffer:
         `company`: groups of the last one. So many are waited for, no more: a lone producer, who waits for its commit
         before it appends again, would only be held up. What queues during a sync makes the next batch larger.
         """
-        batch = await self._first(ctx)
+        batch: list[AppendRequest] = []
+        try:
+            await self._fill(batch, ctx, company)
+        except BaseException:  # ended with requests in hand: nobody else would ever answer them
+            for request in batch:
+                request.answer(outcome.Error(NotConnected("the buffer ended before this append was committed")))
+            raise
+        return batch
+
+    async def _fill(self, batch: list[AppendRequest], ctx: ActorContext, company: int) -> None:
+        await self._first(ctx, batch)
         size = sum(map(_bytes, batch))
         with trio.move_on_after(self.limits.linger_s if batch else 0.0):
             while batch and size < self.limits.bytes_max and len(batch) < self.limits.groups_max:
@@ -87,17 +108,15 @@ class Buffer:
                     request = await self.inbox.receive()
                 batch.append(request)
                 size += _bytes(request)
-        return batch
 
-    async def _first(self, ctx: ActorContext) -> list[AppendRequest]:
-        got = self._urgent()
+    async def _first(self, ctx: ActorContext, batch: list[AppendRequest]) -> None:
+        batch += self._urgent()
         with suppress(trio.WouldBlock):
-            got.append(self.inbox.receive_nowait())
-        if got or ctx.drain_requested.is_set():
-            return got
+            batch.append(self.inbox.receive_nowait())
+        if batch or ctx.drain_requested.is_set():
+            return
         with ctx.waiting("appends"):
-            await self._receive(ctx, got)
-        return got
+            await self._receive(ctx, batch)
 
     async def _receive(self, ctx: ActorContext, got: list[AppendRequest]) -> None:
         """Into `got`; nothing when drained."""

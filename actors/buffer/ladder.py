@@ -1,7 +1,7 @@
 """What happens as the disk fills up, one step after the other (DURABLE_LOG.md 8). Pure.
 
 A share of the volume alone says little: 15 % of a large disk is plenty. So a step counts only when what is free is
-also small beside what the log may keep (`docs/decisions/`: 0007).
+also small beside what the log may keep (`docs/decisions/0006-filling-disk.md`).
 """
 
 from __future__ import annotations

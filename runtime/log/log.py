@@ -19,7 +19,7 @@ from runtime.log.cursor import DIRECTORY as CURSORS
 from runtime.log.cursor import NO_SPACE, CursorFile, read_cursors
 from runtime.log.index import Catalog
 from runtime.log.losses import LostFrame, lost_frames, quarantine
-from runtime.log.meta import Meta, WriterLock, load_meta, store_meta, take_lock
+from runtime.log.meta import Meta, WriterLock, load_meta, meta_of_segments, store_meta, take_lock
 from runtime.log.reader import Reader
 from runtime.log.recovery import Damage, Recovery, log_low
 from runtime.log.retention import Retention, new_start
@@ -31,8 +31,6 @@ from runtime.log.segment import (
     HEADER_BYTES,
     PARTITIONS_MAX,
     Segment,
-    load_segment,
-    segment_base,
 )
 from runtime.log.tail import LogConsumer
 from runtime.log.types import Appended, Group, GroupDraft, ProducerState
@@ -419,17 +417,11 @@ def _open_meta(
     """META as found, rebuilt from a segment's header if it is damaged, or new in an empty directory."""
     meta = load_meta(disk, directory)
     if meta is None:
-        bases = [(base, name) for name in disk.names(directory) if (base := segment_base(name)) is not None]
-        headers = [load_segment(disk, directory / name, base).header for base, name in sorted(bases)]
-        header = next((h for h in headers if h is not None), None)
-        if bases and header is None:
-            raise ConfigError(f"{directory}: META is missing or damaged, and no segment's header can replace it")
-        meta = Meta(
-            log_id=header.log_id if header else entropy.new_id(),
+        meta = meta_of_segments(disk, directory) or Meta(
+            log_id=entropy.new_id(),
             version=FORMAT_VERSION,
-            partitions=len(header.offsets) // 2 if header else settings.partitions,
-            created_ns=header.created_ns if header else wall_ns(),
-            start_position=min(bases)[0] if bases else 0,
+            partitions=settings.partitions,
+            created_ns=wall_ns(),
         )
         store_meta(disk, directory, meta)
     if meta.partitions != settings.partitions:

@@ -12,7 +12,7 @@ import msgspec
 from runtime.disk_port import Disk, Lock, write_fully
 from runtime.errors import ConfigError, InvariantViolation
 from runtime.log.checksum import crc32c
-from runtime.log.segment import FORMAT_VERSION
+from runtime.log.segment import FORMAT_VERSION, load_segment, segment_base
 from runtime.log.slots import SlotFile
 
 META = "META"
@@ -44,6 +44,24 @@ def load_meta(disk: Disk, directory: Path) -> Meta | None:
             "use the version of the program that wrote it, or a newer one"
         )
     return meta
+
+
+def meta_of_segments(disk: Disk, directory: Path) -> Meta | None:
+    """What META said, from the segments' headers; None when there is no segment. Raises ConfigError if none checks."""
+    bases = sorted((base, name) for name in disk.names(directory) if (base := segment_base(name)) is not None)
+    headers = [load_segment(disk, directory / name, base).header for base, name in bases]
+    header = next((h for h in headers if h is not None), None)
+    if not bases:
+        return None
+    if header is None:
+        raise ConfigError(f"{directory}: META is missing or damaged, and no segment's header can replace it")
+    return Meta(
+        log_id=header.log_id,
+        version=FORMAT_VERSION,
+        partitions=len(header.offsets) // 2,
+        created_ns=header.created_ns,
+        start_position=bases[0][0],
+    )
 
 
 def store_meta(disk: Disk, directory: Path, meta: Meta) -> None:
