@@ -8,7 +8,7 @@ from __future__ import annotations
 import attrs
 import trio
 
-from actors.downloader.jobs import BackfillJob, HistoryJob
+from actors.downloader.jobs import BackfillJob, HistoryJob, floor_minute
 from actors.downloader.lane import DownloadLimits, Lane, RejectedSink
 from actors.downloader.ledger import JobLedger
 from actors.downloader.port import HistorySource, JobStore
@@ -16,6 +16,7 @@ from actors.downloader.producer import HistoryProducer
 from actors.downloader.slices import Feed
 from actors.market.symbols import parse_symbol, partition_of
 from runtime.actor import ActorContext
+from runtime.clock import NS_PER_S
 from runtime.log.appender import Appender
 from runtime.mailbox import Mailbox
 
@@ -103,8 +104,9 @@ class _Crew:
             await self.actor.jobs.failed(job.id, str(exc))
             return
         self.ledger.begin(job.id, pairs)
+        settled_to_ns = floor_minute(self.ctx.clock.wall_ns() - round(self.actor.limits.settle_s * NS_PER_S))
         for symbol, kind in pairs:
-            self._lane(nursery, symbol, kind).wake(job.wanted())
+            self._lane(nursery, symbol, kind).wake(job.wanted(settled_to_ns))
 
     def _lane(self, nursery: trio.Nursery, symbol: str, kind: str) -> Lane:
         if (symbol, kind) not in self.lanes:

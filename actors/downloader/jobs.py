@@ -14,8 +14,9 @@ import attrs
 import msgspec
 
 from actors.market.coverage import IntervalSet
-from runtime.clock import NS_PER_DAY, NS_PER_MINUTE, format_ns
+from runtime.clock import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE, format_ns
 from runtime.log.types import POSITION_BYTES_MAX
+from runtime.settings import EARLIEST_NS, LATEST_NS
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 COVERED_BYTES_MAX = POSITION_BYTES_MAX - 160
@@ -54,6 +55,8 @@ class BackfillJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(f"job id {self.id!r}: 1 to 64 letters, digits, '-' or '_'")
         if not self.symbols or not self.kinds:
             raise ValueError(f"job {self.id}: names no {'kind' if self.symbols else 'symbol'}")
+        if not (EARLIEST_NS <= self.from_ns < LATEST_NS and EARLIEST_NS <= self.to_ns < LATEST_NS):
+            raise ValueError(f"job {self.id}: not in the years 1970 to 2199")
         if self.from_ns >= self.to_ns:
             raise ValueError(f"job {self.id}: from {format_ns(self.from_ns)} is not before to {format_ns(self.to_ns)}")
 
@@ -69,10 +72,17 @@ class BackfillJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise ValueError(f"not a backfill job: {exc}") from exc
 
-    def wanted(self) -> Wanted:
-        """The same for each of its (symbol, kind)."""
-        to_ns = ceil_minute(self.to_ns)
-        return Wanted(job=self.id, from_ns=floor_minute(self.from_ns), to_ns=to_ns, refetch=self.refetch)
+    def wanted(self, settled_to_ns: int) -> Wanted:
+        """The same for each of its (symbol, kind). `settled_to_ns`: exclusive end of what can be asked for by now.
+
+        A refetch takes whole UTC hours, so that its slices have the borders of those that they replace; of the hour
+        that runs, what is there. Other jobs end where they were asked to.
+        """
+        from_ns, to_ns = floor_minute(self.from_ns), ceil_minute(self.to_ns)
+        if self.refetch:
+            from_ns -= from_ns % NS_PER_HOUR
+            to_ns = max(to_ns, min(-(-to_ns // NS_PER_HOUR) * NS_PER_HOUR, settled_to_ns))
+        return Wanted(job=self.id, from_ns=from_ns, to_ns=to_ns, refetch=self.refetch)
 
 
 @attrs.frozen(kw_only=True)

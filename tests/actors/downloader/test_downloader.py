@@ -499,6 +499,32 @@ async def test_a_refetch_replaces_and_a_kill_resumes_it_where_it_was(kit, autoju
     assert rig.jobs.jobs == []
 
 
+async def test_a_refetch_with_ends_inside_an_hour_leaves_the_borders_of_slices_where_they_are(kit, autojump_clock):
+    ticks = kit.make_ticks(17, kit.T0, kit.T0 + 6 * NS_PER_HOUR, 600)
+    rig, _ = one(kit, ticks)
+    await rig.run_idle()
+    before = [(piece.from_ns, piece.to_ns) for piece in map(kit.read, rig.log.drafts)]
+    rig.jobs.jobs.append(
+        backfill(kit, refetch=True, from_ns=kit.T0 + 90 * NS_PER_MINUTE, to_ns=kit.T0 + 150 * NS_PER_MINUTE)
+    )
+    await rig.run_idle()
+    again = [(piece.from_ns, piece.to_ns) for piece in map(kit.read, rig.log.drafts[len(before) :])]
+    assert again == before[1:3]
+    assert rig.jobs.jobs == []
+
+
+async def test_a_refetch_of_the_hour_that_runs_does_not_wait_for_its_end(kit, autojump_clock):
+    rig, _ = one(kit, no_ticks(), hours=1)
+    rig.clock = VirtualClock(kit.T0 + 100 * NS_PER_MINUTE)
+    rig.jobs.jobs.append(
+        backfill(kit, refetch=True, from_ns=kit.T0 + 61 * NS_PER_MINUTE, to_ns=kit.T0 + 70 * NS_PER_MINUTE)
+    )
+    await rig.run_idle(within_s=30.0)
+    last = kit.read(rig.log.drafts[0])
+    assert (last.from_ns, last.to_ns) == (kit.T0 + 60 * NS_PER_MINUTE, kit.T0 + 99 * NS_PER_MINUTE)
+    assert rig.jobs.jobs == []
+
+
 async def test_a_running_process_takes_a_job_at_once_and_once(kit, autojump_clock):
     ticks = {s: kit.make_ticks(17, kit.T0, kit.T0 + 6 * NS_PER_HOUR, 300) for s in (EURUSD, GBPUSD)}
     rig = kit.Rig(source=lambda: MemoryHistory(ticks=ticks))
