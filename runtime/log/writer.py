@@ -53,6 +53,9 @@ class Writer:
     _segment: Segment | None = None
     _room: int = 0
     """Bytes the current segment was preallocated for, header included."""
+    _owed: dict[tuple[str, int], Appended] = attrs.field(factory=dict)
+    """Answers to drafts that became durable in a commit which then found no space: no duplicates when given again."""
+    _owed_groups: list[Group] = attrs.field(factory=list)
     _full: deque[tuple[Segment, int]] = attrs.field(factory=deque)
     """(segment, end): to be sealed."""
     _snapshot: Positions | None = None
@@ -63,8 +66,8 @@ class Writer:
         """All drafts durable, in order. A batch that fits into one segment is one write and one sync, all or nothing.
 
         Raises: InvariantViolation (limits, sequences, epoch: before anything is written), LogFull, LogSyncFailed.
-        A larger batch is several writes; if a later one fails, the earlier ones are durable, and the same drafts
-        given again are answered as duplicates.
+        A larger batch is several writes; if a later one finds no space, the earlier ones are durable: the next
+        call hands their groups over, and gives their answers when it is given the same drafts again.
         """
         total = len(self.positions.offsets)
         sizes = [weigh(draft, partitions_total=total, schemas=self.schemas) for draft in drafts]
@@ -72,16 +75,25 @@ class Writer:
         fresh = [(draft, size) for draft, size, old in zip(drafts, sizes, known, strict=True) if not old]
         answers: list[Appended] = []
         groups: list[Group] = []
-        while fresh:
-            run = self._make_room([size for _, size in fresh], use_reserve=use_reserve)
-            builder = self._builder()
-            answers += [builder.add(draft, size) for draft, size in fresh[:run]]
-            groups += self._write(builder)
-            fresh = fresh[run:]
+        try:
+            while fresh:
+                run = self._make_room([size for _, size in fresh], use_reserve=use_reserve)
+                builder = self._builder()
+                answers += [builder.add(draft, size) for draft, size in fresh[:run]]
+                groups += self._write(builder)
+                fresh = fresh[run:]
+        except LogFull:
+            self._owed.update({(g.producer, g.sequence): a for g, a in zip(groups, answers, strict=False)})
+            self._owed_groups += groups
+            raise
+        groups, self._owed_groups = self._owed_groups + groups, []
         if not any(known):
             return answers, groups
         new = iter(answers)
-        return [DUPLICATE if duplicate else next(new) for duplicate in known], groups
+        return [
+            self._owed.pop((draft.producer, draft.sequence), DUPLICATE) if duplicate else next(new)
+            for draft, duplicate in zip(drafts, known, strict=True)
+        ], groups
 
     def start_segment(self, needed: int = 0, carry: Sequence[Span] = ()) -> None:
         """Leave the current segment and go on in a new one, which begins with the carried groups.
@@ -240,11 +252,14 @@ class Writer:
         """Seal what was left, store the snapshot. On a full disk the snapshot waits: a start only scans more."""
         try:
             while self._full:
-                seal(self.disk, *self._full.popleft())
-            snapshot, self._snapshot = self._snapshot, None
+                seal(self.disk, *self._full[0])
+                self._full.popleft()
+            snapshot = self._snapshot
             if snapshot is not None:
                 store_snapshot(self.disk, self.directory, snapshot)
                 self._stored_position = snapshot.position
+                if self._snapshot is snapshot:  # else: a newer one was made meanwhile
+                    self._snapshot = None
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise self._sync_failed(error, "positions") from error

@@ -56,6 +56,7 @@ class Draw:
     """Wall clock at the beginning."""
     partitions: int
     segment_bytes: int
+    retention_s: int
     mailbox_groups: int
     sync_linger_ms: int
     page_rows: int
@@ -78,8 +79,11 @@ def draw(seed: int) -> Draw:
     to_ns = from_ns + rng.choice((7, 45, 100, 200, 400)) * MINUTE
     follows = rng.random() < 0.3
     rates = {name: _rate(rng, *bounds) for name, bounds in CLASSES.items()}
+    retention_s = rng.choice((604_800, 604_800, 0, 5))
     if follows:
         rates["changed"] = 0.0
+    if retention_s < 604_800:
+        rates["forgot"] = 0.0  # what is cut off could not be sent again
     return Draw(
         seed=seed,
         symbols=tuple(rng.sample(SYMBOLS, rng.choice((1, 1, 2, 3)))),
@@ -89,6 +93,7 @@ def draw(seed: int) -> Draw:
         start_ns=to_ns + (rng.randrange(60) * NS if follows else HOUR),
         partitions=rng.choice((1, 2, 3)),
         segment_bytes=rng.choice((12, 24, 64, 400)) << 10,
+        retention_s=retention_s,
         mailbox_groups=rng.choice((1, 2, 8, 64)),
         sync_linger_ms=rng.choice((0, 5, 50)),
         page_rows=rng.choice((7, 40, 150, 1000)),

@@ -20,6 +20,7 @@ from tests.simulation.trace import SimulationFailed
 
 if TYPE_CHECKING:
     from tests.simulation.fences import SimDisk
+    from tests.simulation.world import World
 
 Key = tuple[str, int]
 
@@ -50,6 +51,9 @@ class Ledger:
     """partition -> kind -> rows below each offset (a running sum, one more than there are frames)."""
     groups: list[Group] = attrs.field(factory=list)
     inputs_computed: int = -1
+    start: int = 0
+    """Below it the log was cut."""
+    _judged: int = 0
 
     def __attrs_post_init__(self) -> None:
         self.rows = [{} for _ in range(self.partitions_total)]
@@ -68,22 +72,30 @@ class Ledger:
 
     def check_all(self, log: Log) -> int:
         """After a start: everything from the beginning. Returns how many groups were kept that nobody had confirmed."""
-        groups = self._read(log, 0)
-        _demand(
-            len(groups) >= len(self.entries), f"S1: the log has {len(groups)} groups, durable were {len(self.entries)}"
-        )
-        for entry, group in zip(self.entries, groups, strict=False):
+        start = log.start_position
+        self.start = max(self.start, start)
+        groups = self._read(log, start)
+        kept = [entry for entry in self.entries if entry.end_position > start]
+        _demand(len(groups) >= len(kept), f"S1: the log has {len(groups)} groups, durable were {len(kept)}")
+        for entry, group in zip(kept, groups, strict=False):
             same = (entry.key, entry.digest, entry.end_position, entry.stamp_ns) == _facts(group)
             _demand(same, f"S1: {entry.key} at {entry.end_position} became {group.producer} {group.sequence}")
         _demand(not log.damage, f"S1: called damaged: {log.damage}")
-        kept = self._adopt(groups[len(self.entries) :])
+        unconfirmed = self._adopt(groups[len(kept) :])
         self.under_way = []
         last = {entry.key[0]: entry.key[1] for entry in self.entries}
         _demand({n: p.sequence for n, p in log.producers().items()} == last, "S1: producers stand elsewhere")
-        return kept
+        return unconfirmed
+
+    def take_trimmed(self) -> list[Group]:
+        """Groups that were cut off since the last call."""
+        gone = [group for group in self.groups if self._judged < group.end_position <= self.start]
+        self._judged = max(self._judged, self.start)
+        return gone
 
     def check_new(self, log: Log) -> int:
         """After a commit: what it added, from the files."""
+        self.start = max(self.start, log.start_position)
         return self._adopt(self._read(log, self.end)) if log.end_position > self.end else 0
 
     def acknowledge(self, draft: GroupDraft) -> None:
@@ -139,7 +151,11 @@ class RecordedLog:
     """`CommitLog` that tells the ledger."""
 
     log: Log
-    ledger: Ledger
+    world: World
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.world.ledger
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.log, name)
@@ -153,8 +169,11 @@ class RecordedLog:
         known = self.ledger.known
         fresh = [d for d in drafts if (d.producer, d.sequence) not in known]
         self.ledger.under_way = [((d.producer, d.sequence), digest_of(d)) for d in fresh]
-        answers, groups = self.log.commit(drafts, **options)
-        self.ledger.check_new(self.log)
+        try:
+            answers, groups = self.log.commit(drafts, **options)
+        finally:  # of several writes, the first ones may be durable
+            self.ledger.check_new(self.log)
+        self.world.trimmed()
         missing = [key for key, _ in self.ledger.under_way]
         _demand(not missing, f"S1: committed, and not in the files: {missing}")
         return answers, groups

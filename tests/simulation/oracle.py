@@ -101,22 +101,19 @@ class Oracle:
 
     def look_at_cursor(self, database: MemoryDatabase, verified: dict[int, int]) -> None:
         """S5: what a cursor calls verified is in the key store."""
-        below = self.ledger.below("candles", verified)
-        there = sum(
-            1
-            for table in database.state.candles
-            for p, o in set(zip(table["log_partition"].to_pylist(), table["log_offset"].to_pylist(), strict=True))
-            if o < verified.get(p, 0)
-        )
-        frames = sum(
-            1
-            for group in self.ledger.groups
-            for frame in group.frames
-            if frame.kind == "candles" and frame.rows and frame.offset < verified.get(frame.partition, 0)
-        )
-        demand(
-            there >= frames, f"S5: {below} candles in {frames} frames are called verified, {there} frames are stored"
-        )
+        stored = self.candle_frames(database)
+        for group in self.ledger.groups:
+            for frame in group.frames:
+                if frame.kind == "candles" and frame.rows and frame.offset < verified.get(frame.partition, 0):
+                    where = (frame.partition, frame.offset)
+                    demand(where in stored, f"S5: the candles of frame {where} are called verified and are not stored")
+
+    def candle_frames(self, database: MemoryDatabase) -> set[tuple[int, int]]:
+        """(partition, offset) of every frame that has rows in the key store."""
+        found: set[tuple[int, int]] = set()
+        for table in database.state.candles:
+            found.update(zip(table["log_partition"].to_pylist(), table["log_offset"].to_pylist(), strict=True))
+        return found
 
     # --- at the end
 

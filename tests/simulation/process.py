@@ -13,7 +13,6 @@ from actors.bridge.delivery import Delivery
 from actors.buffer.buffer import Buffer
 from actors.downloader.downloader import HistoryDownloader
 from actors.downloader.jobs import HistoryJob
-from actors.market.schema import KINDS, schema_message
 from runtime.actor import Actor, ActorContext, Seams
 from runtime.board import Board
 from runtime.disk_memory import SimulatedCrash
@@ -26,9 +25,7 @@ from runtime.errors import (
     StartFailed,
 )
 from runtime.log.cursor import Cursor
-from runtime.log.log import Log, LogSettings
-from runtime.mailbox import Mailbox
-from runtime.ratelimit import BudgetLimits, RateLimit
+from supervisors import tree
 from supervisors.engine.child import ChildSpec, SupervisorSpec
 from supervisors.engine.events import Event
 from supervisors.engine.run import run_tree
@@ -74,7 +71,7 @@ class Process:
     async def run(self) -> str:
         """Returns how it ended. Raises: SimulationFailed, and whatever the product must never raise."""
         try:
-            self.parts = parts = self._open()
+            self.parts = parts = self.open()
         except (SimulatedCrash, Dead):
             return "died while it started"
         except (*EXITS, PlantedBug) as exc:
@@ -100,10 +97,9 @@ class Process:
 
     # --- making it
 
-    def _open(self) -> Parts:
-        """What `open_parts` does, without the port."""
+    def open(self) -> Parts:
+        """The product's own start, on the fenced disk and without a port."""
         world = self.world
-        settings = world.settings
         seams = Seams(
             clock=world.clock,
             entropy=world.entropy,
@@ -111,35 +107,14 @@ class Process:
             board=Board(),
             metrics=world.metrics,
         )
-        seams.board.facts["vendor"] = settings.downloader.vendors[0]
-        disk: Any = FencedDisk(world.disk, self.fence)
-        directory = settings.pipeline.data_dir
-        log = Log.open(
-            disk,
-            directory / "log",
-            settings=LogSettings(partitions=world.draw.partitions, segment_bytes=world.draw.segment_bytes),
-            schemas={kind: schema_message(kind) for kind in KINDS},
-            wall_ns=world.clock.wall_ns,
-            entropy=world.entropy,
-            offload=seams.offload,
-        )
-        world.log_opened(log)
-        seams.board.consumers_expected = frozenset({"aggregator", *(f"bridge.{name}" for name in settings.sinks)})
-        return Parts(
-            settings=settings,
-            plan=Plan(history=world.history(), test_mode=True),
-            seams=seams,
-            disk=disk,
-            log=log,
-            listener=None,  # type: ignore[arg-type]
-            appends=Mailbox("buffer", settings.buffer.mailbox_groups),
-            new_jobs=Mailbox("downloader.history", 100),
-            jobs=FencedJobs(world.jobs, self.fence),
-            home=None,  # type: ignore[arg-type]
-            endpoints=None,  # type: ignore[arg-type]
-            budget=RateLimit(BudgetLimits(requests_max=None)),
-            memory_sinks={name: FencedDatabase(world, self.fence, name) for name in settings.sinks},  # type: ignore[misc]
-        )
+        tree.MemoryDisk = lambda: FencedDisk(world.disk, self.fence)  # type: ignore[assignment,misc]
+        tree.open_listener = lambda listen: None  # type: ignore[assignment,return-value]
+        parts = tree.open_parts(world.settings, Plan(history=world.history(), test_mode=True), seams)
+        world.log_opened(parts.log)
+        parts.jobs = FencedJobs(world.jobs, self.fence)
+        for name in world.settings.sinks:
+            parts.memory_sinks[name] = FencedDatabase(world, self.fence, name)  # type: ignore[assignment]
+        return parts
 
     def _spec(self, parts: Parts) -> SupervisorSpec:
         """The product's tree, each actor between the fences."""
@@ -158,7 +133,7 @@ class Process:
         actor: Any = spec.start()
         match actor:
             case Buffer():
-                actor = attrs.evolve(actor, log=RecordedLog(parts.log, self.world.ledger))
+                actor = attrs.evolve(actor, log=RecordedLog(parts.log, self.world))
             case Delivery():
                 sinks = SlowSinks(actor.sink, self.world, self.fence)
                 cursor = _RecordedCursor(actor.cursor, self.world, actor.sink.sink_name)

@@ -22,7 +22,7 @@ from actors.downloader.memory import Fault, MemoryJobs
 from actors.health.port import BackfillRequest
 from runtime.board import Board
 from runtime.entropy import SeededEntropy
-from runtime.errors import HoldfastError, LogSyncFailed, NotConnected
+from runtime.errors import LogSyncFailed, NotConnected, RestartIntensityExceeded, StartFailed
 from runtime.log.appender import AppendRequest
 from runtime.log.cursor import Cursor
 from runtime.log.log import Log
@@ -118,8 +118,9 @@ class World:
     refused: set[str] = attrs.field(factory=set)
     """Symbols that the vendor has called unknown."""
     _ends: dict[str, deque[float]] = attrs.field(factory=dict)
-    _bug_s: float = -1e9
-    _buffer_s: float = -1e9
+    _buffer_s: list[float] = attrs.field(factory=list)
+    """When a buffer ended."""
+    _left_alone_s: list[tuple[float, str]] = attrs.field(factory=list)
     _power: str = ""
     _rates: dict[str, deque[float]] = attrs.field(factory=dict)
     _at_death: Any = None
@@ -138,7 +139,12 @@ class World:
         self.oracle = Oracle(self.market, self.ledger)
         self.settings = Settings(
             pipeline=PipelineSettings(data_dir=data_dir(), symbols=draw.symbols),
-            log=LogSettings(partitions=draw.partitions, sync_linger_ms=draw.sync_linger_ms),
+            log=LogSettings(
+                partitions=draw.partitions,
+                sync_linger_ms=draw.sync_linger_ms,
+                segment_bytes=draw.segment_bytes,
+                retention_s=draw.retention_s,
+            ),
             buffer=BufferSettings(mailbox_groups=draw.mailbox_groups),
         )
         self.databases = {
@@ -229,15 +235,8 @@ class World:
             await trio.sleep(0.1)
         self.disk.crash(keep=0.0)
         self._at_death = None
-        log = Log.open(
-            self.disk,
-            data_dir() / "log",
-            settings=_log_settings(self.draw),
-            schemas=_schemas(),
-            wall_ns=self.clock.wall_ns,
-            entropy=self.entropy,
-        )
-        self.ledger.check_all(log)
+        self.trace("the last start")
+        Process(self, Fence(0)).open()
 
     async def _watch_failure(self) -> None:
         await self._failed.wait()
@@ -266,12 +265,13 @@ class World:
         return bool(self.refused) and all(j.finished or j.error for j in board.jobs.values())
 
     def _verdict(self) -> None:
+        self._judge_left_alone()
         draw = self.draw
         to_ns = draw.to_ns
         if draw.follows:
             now_ns = self.clock.wall_ns() - SETTLE_NS
             to_ns = now_ns - now_ns % MINUTE - MINUTE
-        wanted = {symbol: (draw.from_ns, to_ns) for symbol in draw.symbols}
+        wanted = dict.fromkeys(draw.symbols, (draw.from_ns, to_ns))
         rows, keys = self.databases["timescale"], self.databases["clickhouse"]
         alive = {name for name in self.databases if name != draw.dead_sink}
         if "timescale" in alive:
@@ -367,7 +367,24 @@ class World:
             self.trace(f"{kept} groups were durable and unconfirmed", reached="durable, not confirmed")
         if log.torn:
             self.trace("torn tail", reached="torn tail repaired")
+        self.trimmed()
         self.trace(f"log {log.start_position}..{log.end_position}, {log.segments} segments")
+
+    def trimmed(self) -> None:
+        """S5: what is cut off the log is in every sink; at the latest now."""
+        rows, keys = self.databases["timescale"], self.databases["clickhouse"]
+        gone = self.ledger.take_trimmed()
+        if not gone:
+            return
+        self.trace(f"{len(gone)} groups trimmed", reached="log trimmed")
+        marks = rows.state.marks.get(self.log_id, {})
+        frames = self.oracle.candle_frames(keys)
+        for group in gone:
+            for frame in group.frames:
+                if frame.offset >= marks.get(frame.partition, 0):
+                    self.fails(f"S5: {frame.partition}/{frame.offset} was trimmed, timescale stands at {marks}")
+                if frame.kind == "candles" and frame.rows and (frame.partition, frame.offset) not in frames:
+                    self.fails(f"S5: {frame.partition}/{frame.offset} was trimmed and is not in clickhouse")
 
     def changed(self, name: str) -> None:
         """A database has a new state: read it."""
@@ -466,17 +483,19 @@ class World:
     def _judge_end(self, event: Event, now_s: float) -> None:
         errors = list(leaves(event.reason.error)) if event.reason and event.reason.error else []
         if errors and event.path.endswith("/buffer"):
-            self._buffer_s = now_s
+            self._buffer_s.append(now_s)
         for error in errors:
-            planted = isinstance(error, PlantedBug | Dead) or not isinstance(error, HoldfastError | OSError | Exception)
-            follows_buffer = isinstance(error, NotConnected) and now_s - self._buffer_s < 5.0
-            known = isinstance(error, LogSyncFailed) or type(error).__name__ in (
-                "RestartIntensityExceeded",
-                "StartFailed",
-            )
-            if not (planted or follows_buffer or known):
+            if isinstance(error, NotConnected):
+                self._left_alone_s.append((now_s, event.path))
+            elif not isinstance(error, PlantedBug | Dead | LogSyncFailed | RestartIntensityExceeded | StartFailed):
                 text = _traceback(error)
                 self.fails(f"S13: {event.path} crashed by itself: {type(error).__name__}: {error}{text}", quietly=True)
+
+    def _judge_left_alone(self) -> None:
+        """A producer may end because the buffer did, and only then."""
+        for at_s, path in self._left_alone_s:
+            if not any(abs(at_s - end_s) < 5.0 for end_s in self._buffer_s):
+                self.fails(f"S13: {path} crashed by itself: NotConnected, and no buffer had ended")
 
     def _judge_escalation(self, event: Event, now_s: float) -> None:
         spec = self._supervisor(event.path)
@@ -558,18 +577,6 @@ def _observed_answer(self: AppendRequest, result: Any) -> None:
         and not world.process.fence.dead
     ):
         world.acknowledged(self)
-
-
-def _log_settings(draw: Draw) -> Any:
-    from runtime.log.log import LogSettings as Wanted
-
-    return Wanted(partitions=draw.partitions, segment_bytes=draw.segment_bytes)
-
-
-def _schemas() -> dict[str, bytes]:
-    from actors.market.schema import KINDS, schema_message
-
-    return {kind: schema_message(kind) for kind in KINDS}
 
 
 def _first(event: Event) -> BaseException | None:
