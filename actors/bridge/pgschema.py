@@ -149,8 +149,8 @@ winner as not materialized (
 shown as not materialized (
     select symbol, kind, id, min(at) as from_ns, max(next_at) as to_ns from (
         select w.*, sum(starts) over (partition by symbol, kind, id order by at) as island from (
-            select w.*, (at is distinct from lag(next_at) over (partition by symbol, kind, id order by at))::int4 as starts
-            from winner w) w) w
+            select w.*, (at is distinct from lag(next_at) over (
+                partition by symbol, kind, id order by at))::int4 as starts from winner w) w) w
     group by symbol, kind, id, island)
 select s.symbol, s.kind, c.source, {_NS.format("s.from_ns")} as from_ts, {_NS.format("s.to_ns")} as to_ts, c.status,
     case when s.from_ns = c.from_ns and s.to_ns = c.to_ns then c.rows end as rows,
@@ -258,6 +258,20 @@ order by s.i
 """
 
 
+def rows_in(kind: str) -> str:
+    """Rows of each interval that holds some. $1 number, $2 symbol, $3 from, $4 to (datetimes). Returns i, n, low, high.
+
+    `low`, `high`: ns of the first and of the last.
+    """
+    return (
+        "select s.i, q.n, q.low, q.high from unnest($1::int4[], $2::text[], $3::timestamptz[], $4::timestamptz[])"
+        " s(i, symbol, from_ts, to_ts) cross join lateral (select count(*) as n, min(ts_ns) as low, max(ts_ns) as high"
+        f" from market.{kind} t where t.symbol_id = (select id from market.symbols y where y.symbol = s.symbol)"
+        " and t.ts >= s.from_ts and t.ts < s.to_ts) q where q.n > 0 order by s.symbol, q.low"
+    )
+
+
+SYMBOLS = "select symbol from market.symbols order by symbol"
 SLICES_IN = """
 select symbol, kind, from_ns, to_ns from market.coverage_records
 where status in ('final', 'empty') and kind = $1 and from_ns < $3 and to_ns > $2
