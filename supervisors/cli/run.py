@@ -6,9 +6,10 @@ import argparse
 import ctypes
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
+from importlib.abc import MetaPathFinder
 
 import attrs
 import pyarrow as pa
@@ -88,7 +89,30 @@ def run_pipeline(settings: Settings, mode: RunMode, *, reread: Callable[[], Sett
     Raises: what `cli.exits` maps.
     """
     _keep_memory_small()
-    return trio.run(_main, settings, mode, reread)
+    with _no_pandas():
+        return trio.run(_main, settings, mode, reread)
+
+
+class _NoPandas(MetaPathFinder):
+    """Says that pandas is not installed."""
+
+    def find_spec(self, fullname: str, *_: object) -> None:
+        """Raises: ModuleNotFoundError for pandas; None = ask the next finder."""
+        if fullname == "pandas":
+            raise ModuleNotFoundError("the pipeline does not use pandas", name=fullname)
+
+
+@contextmanager
+def _no_pandas() -> Iterator[None]:
+    """chDB brings pandas along, for a process of its own. In ours Arrow would import it at its first array and nobody
+    would use it: 30 MB, and half a second or more in which the event loop stands still.
+    """
+    finder = _NoPandas()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
 
 
 def _keep_memory_small() -> None:

@@ -6,6 +6,7 @@ No servers: both databases and the vendor are down all the time, which is an out
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -284,3 +285,17 @@ def test_the_unit_keeps_what_the_program_promises() -> None:
     assert float(values["TimeoutStopSec"]) > SHUTDOWN_S
     assert int(values["RestartPreventExitStatus"]) == Exit.CONFIG
     assert float(values["WatchdogSec"]) > 2 * 25  # the longest grace of an actor, twice
+
+
+@pytest.mark.parametrize(("guard", "imported"), [("_no_pandas", "False"), ("nullcontext", "True")])
+def test_arrow_does_not_bring_pandas_into_the_pipelines_process(guard: str, imported: str) -> None:
+    if importlib.util.find_spec("pandas") is None:
+        pytest.skip("NOT COVERED: that pandas stays out, because it is not installed")
+    code = (
+        "import sys; from contextlib import nullcontext; from supervisors.cli.run import _no_pandas\n"
+        f"with {guard}():\n"
+        "    import pyarrow as pa; pa.array([1.5, None])\n"
+        "print('pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == imported
