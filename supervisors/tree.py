@@ -172,7 +172,7 @@ def build_spec(settings: Settings, parts: Parts | None = None, *, test_mode: boo
                 lambda name=name: make.server(name),  # type: ignore[misc]
                 backoff=UNTIL_CALLED_BACK,
                 outages=(NotConnected,),
-                shutdown_grace_s=25.0,
+                shutdown_grace_s=35.0,  # PostgreSQL: 20 s of its own, then SIGKILL
             )
             for name in servers
         )

@@ -7,29 +7,33 @@ and for the whole page, and a bound on its size. No retry here: the downloader o
 
 from __future__ import annotations
 
-import email.utils
-import zlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import attrs
 import httpx
-import msgspec
 import trio
 
+from actors.downloader.polygon_api import (
+    Endpoint,
+    RangeTooLarge,
+    RateLimited,
+    endpoint_of,
+    gunzip,
+    path_and_query,
+    refusal,
+    retry_after_s,
+)
 from actors.downloader.polygon_rows import decode_quotes
 from actors.downloader.port import Page
 from actors.downloader.proof import BORDER_ROWS, Border, ChainProof, DecodedPage
-from actors.market.symbols import parse_symbol
 from runtime.actor import Offload
 from runtime.clock import NS_PER_MINUTE, NS_PER_S, Clock
 from runtime.errors import PermanentSourceError, RetryableSourceError, SourceError
 from runtime.ratelimit import RateLimit
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-ENDPOINTS = {"quotes": "/v3/quotes/"}
-"""Kinds that this adapter reads, and the path in front of the symbol."""
 ERROR_BYTES_MAX = 64 * 1024
 CLOSE_S_MAX = 5.0
 
@@ -50,10 +54,6 @@ class PolygonLimits:
     page_s: float = 30.0
     """The whole page; a slow drip passes `read_s` for ever."""
     connections_max: int = 16
-
-
-class _RangeTooLarge(RetryableSourceError):
-    """413: ask for half. Never leaves this file."""
 
 
 @attrs.frozen(kw_only=True)
@@ -98,7 +98,7 @@ class PolygonHistory:
 
     async def pages(self, symbol: str, kind: str, from_ns: int, to_ns: int) -> AsyncGenerator[Page, None]:
         """The proven pages over [from_ns, to_ns); see the port."""
-        endpoint = self._endpoint(symbol, kind)
+        endpoint = endpoint_of(symbol, kind)
         todo = [(from_ns, to_ns)]
         while todo:
             start, end = todo.pop()
@@ -107,7 +107,7 @@ class PolygonHistory:
                 async with aclosing(self._chain(endpoint, proof)) as chain:
                     async for page in chain:
                         yield page
-            except _RangeTooLarge:
+            except RangeTooLarge:
                 rest_ns = end - proof.proven_to_ns
                 if rest_ns <= NS_PER_MINUTE:
                     raise PermanentSourceError(
@@ -116,16 +116,7 @@ class PolygonHistory:
                 middle = proof.proven_to_ns + rest_ns // 2
                 todo += [(middle, end), (proof.proven_to_ns, middle)]
 
-    def _endpoint(self, symbol: str, kind: str) -> _Endpoint:
-        if kind not in ENDPOINTS:
-            raise PermanentSourceError(f"{symbol}: this source has no {kind}; it has {', '.join(ENDPOINTS)}")
-        try:
-            spelled = parse_symbol(symbol).rest
-        except ValueError as exc:
-            raise PermanentSourceError(str(exc)) from exc
-        return _Endpoint(symbol=symbol, kind=kind, spelled=spelled)
-
-    async def _chain(self, endpoint: _Endpoint, proof: ChainProof) -> AsyncGenerator[Page, None]:
+    async def _chain(self, endpoint: Endpoint, proof: ChainProof) -> AsyncGenerator[Page, None]:
         """One chain from its first question to the page without `next_url`."""
         target = endpoint.question(proof.from_ns, proof.to_ns, self.limits.page_rows)
         probe: DecodedPage | None = None
@@ -138,10 +129,10 @@ class PolygonHistory:
             yield proof.accept(page)
             if proof.ended:
                 return
-            target = _path_and_query(page.next_url)
+            target = path_and_query(page.next_url)
 
     async def _page_and_probe(
-        self, endpoint: _Endpoint, proof: ChainProof, target: str, probe: DecodedPage | None
+        self, endpoint: Endpoint, proof: ChainProof, target: str, probe: DecodedPage | None
     ) -> tuple[DecodedPage, DecodedPage | None]:
         """The next page and, at the same time, the fresh answer that its border is checked against."""
         if proof.border is None or probe is not None:
@@ -163,7 +154,7 @@ class PolygonHistory:
                 raise result
         return got["page"], got["probe"]  # type: ignore[return-value]
 
-    async def _probe(self, endpoint: _Endpoint, proof: ChainProof, border: Border) -> DecodedPage:
+    async def _probe(self, endpoint: Endpoint, proof: ChainProof, border: Border) -> DecodedPage:
         limit = min(len(border.tail) + BORDER_ROWS, self.limits.page_rows)
         probe = await self._page(endpoint, endpoint.question(border.at_ns, proof.to_ns, limit))
         if proof.cut_by(probe) and limit < self.limits.page_rows:
@@ -171,25 +162,25 @@ class PolygonHistory:
             probe = await self._page(endpoint, whole)
         return probe
 
-    async def _page(self, endpoint: _Endpoint, target: str) -> DecodedPage:
+    async def _page(self, endpoint: Endpoint, target: str) -> DecodedPage:
         """One decoded page. An answer with neither rows nor a count is believed when a second one says the same."""
         page = await self._decoded(endpoint, target)
         return await self._decoded(endpoint, target) if page.results_absent else page
 
-    async def _decoded(self, endpoint: _Endpoint, target: str) -> DecodedPage:
+    async def _decoded(self, endpoint: Endpoint, target: str) -> DecodedPage:
         body, gzipped = await self._get(endpoint, target)
         now_ns = self.clock.wall_ns()
         bytes_max = self.limits.page_bytes_max
 
         def work() -> DecodedPage:
-            whole = _gunzip(body, bytes_max) if gzipped else body
+            whole = gunzip(body, bytes_max) if gzipped else body
             return decode_quotes(
                 whole, symbol=endpoint.symbol, spelled=endpoint.spelled, source=self.name, now_ns=now_ns
             )
 
         return await self.offload(work, limiter=self._decoders)
 
-    async def _get(self, endpoint: _Endpoint, target: str) -> tuple[bytes, bool]:
+    async def _get(self, endpoint: Endpoint, target: str) -> tuple[bytes, bool]:
         """Body of a 200 with JSON, and whether it is gzipped; every other outcome is an error by whose fault it is."""
         await self.budget.acquire()
         try:
@@ -203,85 +194,19 @@ class PolygonHistory:
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise RetryableSourceError(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__) from exc
         if not good:
-            raise self._refusal(endpoint, response, body)
+            raise self._refused(endpoint, response, body)
         media = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media != "application/json":
             raise RetryableSourceError(f"200 with content type {media or 'none'} instead of JSON: {body[:60]!r}")
         return body, response.headers.get("content-encoding", "").strip().lower() == "gzip"
 
-    def _refusal(self, endpoint: _Endpoint, response: httpx.Response, body: bytes) -> Exception:
-        """What a status other than 200 means (UPSTREAM 1.7)."""
-        status = response.status_code
-        told = _told(body)
-        said = f"{status} {told}".strip()
-        match status:
-            case 400:
-                return PermanentSourceError(f"{endpoint}: the vendor calls our request malformed: {said}")
-            case 401:
-                return PermanentSourceError(f"the vendor does not know the API key ({said}): check POLYGON_API_KEY")
-            case 403:
-                return PermanentSourceError(
-                    f"{endpoint}: this key's plan does not include it ({said}): change the plan, or take "
-                    f"{endpoint.symbol} out of pipeline.symbols"
-                )
-            case 404 if told:
-                return PermanentSourceError(f"{endpoint}: unknown symbol ({said})")
-            case 413:
-                return _RangeTooLarge(f"range too large ({said})")
-            case 429:
-                wait_s = self.budget.drain(self._retry_after_s(response))
-                return RetryableSourceError(f"rate limit ({said})", retry_after_s=wait_s)
-            case 404 | 408 | 425 | 499:
-                return RetryableSourceError(
-                    f"{said or status}: is rest_url {self.rest_url} right?" if status == 404 else said
-                )
-            case _ if 400 <= status < 500:
-                return PermanentSourceError(f"{endpoint}: refused with {said}")
-            case _:
-                return RetryableSourceError(f"outage: {said}", retry_after_s=self._retry_after_s(response))
-
-    def _retry_after_s(self, response: httpx.Response) -> float | None:
-        """Seconds, or an HTTP date; None when absent or unreadable."""
-        text = response.headers.get("retry-after", "").strip()
-        if text.isdigit():
-            return float(text)
-        try:
-            at = email.utils.parsedate_to_datetime(text)
-        except ValueError:
-            return None
-        return max(at.timestamp() - self.clock.wall_ns() / NS_PER_S, 0.0)
-
-
-@attrs.frozen(kw_only=True)
-class _Endpoint:
-    """What is asked of the vendor, but for the time."""
-
-    symbol: str
-    kind: str
-    spelled: str
-
-    def __str__(self) -> str:
-        return f"{self.kind} of {self.symbol}"
-
-    def question(self, from_ns: int, to_ns: int, limit: int) -> str:
-        """Path and query of [from_ns, to_ns), oldest first."""
-        path = ENDPOINTS[self.kind] + quote(self.spelled, safe=":")
-        return f"{path}?timestamp.gte={from_ns}&timestamp.lt={to_ns}&order=asc&sort=timestamp&limit={limit}"
-
-
-class _ErrorBody(msgspec.Struct):
-    status: str = ""
-    error: str = ""
-    message: str = ""
-
-
-def _told(body: bytes) -> str:
-    """The vendor's own words in an error body; empty when the body is not the vendor's (HTML of an edge, nothing)."""
-    try:
-        told = msgspec.json.decode(body, type=_ErrorBody)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return ""
-    return " ".join(part for part in (told.status, told.error or told.message) if part)[:300]
+    def _refused(self, endpoint: Endpoint, response: httpx.Response, body: bytes) -> SourceError:
+        """A status other than 200; a 429 closes the budget for everyone on the key."""
+        error = refusal(endpoint, response.status_code, body, self.rest_url)
+        if isinstance(error, RateLimited):
+            told_s = retry_after_s(response.headers.get("retry-after", "").strip(), self.clock.wall_ns())
+            return RetryableSourceError(str(error), retry_after_s=self.budget.drain(told_s))
+        return error
 
 
 async def _read(response: httpx.Response, bytes_max: int) -> bytes:
@@ -298,27 +223,3 @@ async def _read(response: httpx.Response, bytes_max: int) -> bytes:
     if size > bytes_max:
         raise RetryableSourceError(f"a body of more than {bytes_max} bytes")
     return b"".join(parts)
-
-
-def _gunzip(body: bytes, bytes_max: int) -> bytes:
-    """Unpack, with the trailer checked: httpx itself is silent about a missing one."""
-    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-    try:
-        whole = unpacker.decompress(body, bytes_max)
-    except zlib.error as exc:
-        raise RetryableSourceError(f"broken gzip: {exc}") from exc
-    if not unpacker.eof:
-        raise RetryableSourceError("gzip body is cut, or too large")
-    return whole
-
-
-def _path_and_query(url: str) -> str:
-    """Of an absolute `next_url`, whatever host it names. Raises: RetryableSourceError when it has no absolute path:
-    glued to the base URL, anything else could name another host."""
-    try:
-        parts = urlsplit(url)
-    except ValueError as exc:
-        raise RetryableSourceError(f"page not proven: next_url {url[:80]!r} ({exc})") from exc
-    if not parts.path.startswith("/"):
-        raise RetryableSourceError(f"page not proven: next_url {url[:80]!r} has no path")
-    return f"{parts.path}?{parts.query}" if parts.query else parts.path

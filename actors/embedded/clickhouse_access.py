@@ -12,6 +12,7 @@ import base64
 import binascii
 import hmac
 import urllib.parse
+import zlib
 from collections.abc import Mapping
 
 import attrs
@@ -35,6 +36,8 @@ STRANGERS_SETTINGS = (
 )
 """Beginnings of the settings that a stranger may set; the rest is dropped (`output_format_schema` names a file to
 write, `dialect` another grammar than the one that is looked through)."""
+
+
 @attrs.frozen(kw_only=True)
 class Refusal(Exception):
     """The server's own no."""
@@ -115,3 +118,22 @@ def settings_of(query: Mapping[str, str], *, stranger: bool) -> dict[str, str]:
     return settings
 
 
+def decoded(body: bytes, encoding: str, *, bytes_max: int) -> bytes:
+    """Undo a Content-Encoding.
+
+    Raises: Refusal for one that the standard library does not have, for broken data and for more than `bytes_max`.
+    """
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "deflate"):
+        text = f"Content-Encoding {encoding} is not supported here: use compress=False. (NOT_IMPLEMENTED)"
+        raise Refusal(status=415, code=48, text=text)
+    unpacker = zlib.decompressobj(wbits=47)  # 32 + 15: the header says whether it is gzip or zlib
+    try:
+        plain = unpacker.decompress(body, bytes_max + 1)
+    except zlib.error as exc:
+        raise Refusal(status=400, code=354, text=f"the body is not {encoding}: {exc}") from exc
+    if len(plain) > bytes_max or not unpacker.eof or unpacker.unused_data:
+        text = f"the body is cut, is more than one member, or has more than {bytes_max} bytes unpacked"
+        raise Refusal(status=413, code=0, text=text)
+    return plain

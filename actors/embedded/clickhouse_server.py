@@ -11,21 +11,19 @@ Who may what: `clickhouse_access.py`.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
 import signal
 import sys
 import threading  # noqa: TID251 (an OS process of its own: it serves threads, there is no Trio here)
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NoReturn
 
 import attrs
 
-from actors.embedded.clickhouse_access import USER, Access, Refusal, access_of, settings_of
+from actors.embedded.clickhouse_access import USER, Access, Refusal, access_of, decoded, settings_of
 from actors.embedded.clickhouse_engine import Engine, EngineAnswer, EngineError, EngineRequest
 from actors.embedded.clickhouse_sql import split_insert, why_refused
 
@@ -76,23 +74,6 @@ class Service:
         return self.engine.run(request)
 
 
-def decoded(body: bytes, encoding: str) -> bytes:
-    """Undo a Content-Encoding. Raises: Refusal for one that the standard library does not have, or broken data."""
-    try:
-        match encoding:
-            case "" | "identity":
-                return body
-            case "gzip":
-                return gzip.decompress(body)
-            case "deflate":
-                return zlib.decompress(body)
-            case _:
-                text = f"Content-Encoding {encoding} is not supported here: use compress=False. (NOT_IMPLEMENTED)"
-                raise Refusal(status=415, code=48, text=text)
-    except (OSError, EOFError, zlib.error) as exc:
-        raise Refusal(status=400, code=354, text=f"the body is not {encoding}: {exc}") from exc
-
-
 class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
@@ -115,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         try:
             headers, access = self._known_headers(), self._access()
-            body = self._body(BODY_BYTES_MAX_STRANGER if access.stranger else BODY_BYTES_MAX)
+            body = self._body(access)
             if self.command == "GET" and self.path in ("/ping", "/replicas_status"):
                 self._send(200, b"Ok.\n", {})
                 return
@@ -142,38 +123,57 @@ class Handler(BaseHTTPRequestHandler):
         more = ("X-ClickHouse-Key", "X-ClickHouse-Format", "X-ClickHouse-Database")
         return {name: value for name in (*names, *more) if (value := self.headers.get(name)) is not None}
 
-    def _body(self, bytes_max: int) -> bytes:
+    def _body(self, access: Access) -> bytes:
         """The whole body. Raises: Refusal when it is too long or is not framed."""
+        bytes_max = BODY_BYTES_MAX_STRANGER if access.stranger else BODY_BYTES_MAX
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
-            raw = self._chunks(bytes_max)
+            sizes = self._chunk_sizes()
         else:
             length = self.headers.get("Content-Length", "0")
-            if not length.isdigit() or int(length) > bytes_max:
-                self._give_up(413, f"a body has at most {bytes_max} bytes")
-            raw = self._exactly(int(length))
-        return decoded(raw, self.headers.get("Content-Encoding", ""))
-
-    def _chunks(self, bytes_max: int) -> bytes:
+            if not length.isdigit() or int(length) > BODY_BYTES_MAX:
+                self._give_up(413, f"a body has at most {BODY_BYTES_MAX} bytes")
+            sizes = iter([int(length)])
         parts, total = [], 0
+        for size in sizes:
+            total += size
+            if total > BODY_BYTES_MAX:
+                self._give_up(413, f"a body has at most {BODY_BYTES_MAX} bytes")
+            if total <= bytes_max:
+                parts.append(self._exactly(size))
+            else:  # read to its end and forgotten, so that the answer arrives
+                parts.clear()
+                self._skip(size)
+        if total > bytes_max:
+            text = (
+                f"Cannot execute query in readonly mode: more than {bytes_max} bytes without the password. (READONLY)"
+            )
+            raise Refusal(status=403, code=164, text=text)
+        return decoded(b"".join(parts), self.headers.get("Content-Encoding", ""), bytes_max=bytes_max)
+
+    def _chunk_sizes(self) -> Iterator[int]:
+        """The size of each chunk, whose bytes the caller then takes."""
         while True:
             try:
                 size = int(self.rfile.readline(100).split(b";")[0], 16)
             except ValueError:
                 self._give_up(400, "broken chunked body")
-            total += size
-            if size < 0 or total > bytes_max:
-                self._give_up(413, f"a body has at most {bytes_max} bytes")
+            if size < 0:
+                self._give_up(400, "broken chunked body")
             if size:
-                parts.append(self._exactly(size))
+                yield size
             self.rfile.readline(100)
             if not size:
-                return b"".join(parts)
+                return
 
     def _exactly(self, size: int) -> bytes:
         data = self.rfile.read(size)
         if len(data) != size:
             self._give_up(400, "the body ended early")
         return data
+
+    def _skip(self, size: int) -> None:
+        while size:
+            size -= len(self._exactly(min(size, 65536)))
 
     def _give_up(self, status: int, text: str) -> NoReturn:
         """What follows on this connection cannot be told apart any more."""

@@ -16,6 +16,8 @@ from runtime.log.segment import Segment
 
 _MARK_BYTES = 1 << 20
 """One mark per so many bytes of a segment: a look-up scans the headers of that much."""
+_WALK_GROUPS = 2000
+"""A look-up without marks walks so far (and makes some), then bisects: about 20 ms of headers."""
 
 
 @attrs.frozen
@@ -114,24 +116,58 @@ class Catalog:
             if mark.offsets[partition] > offset:
                 break
             start, offsets = mark.position, list(mark.offsets)
+        if segment is self._listing.segments[-1]:
+            offsets = None  # its marks are the writer's to make
         file = self._disk.open(segment.path)
         try:
-            return self._walk(segment, file, (start, end), offsets, (partition, offset))
+            walker = self.walker(segment, file, bodies=False)
+            found, at = self._walk(segment, walker, (start, end), offsets, (partition, offset))
+            if found is None and at < end:
+                at = narrow(walker, at, end, (partition, offset))
+                found, _ = self._walk(segment, walker, (at, end), None, (partition, offset))
+            return found
         finally:
             file.close()
 
     def _walk(
-        self, segment: Segment, file: File, span: tuple[int, int], offsets: list[int] | None, wanted: tuple[int, int]
-    ) -> int | None:
-        walker = self.walker(segment, file, bodies=False)
-        for group in walker.walk(*span, chain=None, open_end=False):
+        self,
+        segment: Segment,
+        walker: Walker,
+        span: tuple[int, int],
+        offsets: list[int] | None,
+        wanted: tuple[int, int],
+    ) -> tuple[int | None, int]:
+        """(position of the wanted group, where the walk ended). With `offsets` it makes marks, and is bounded."""
+        at = span[0]
+        for count, group in enumerate(walker.walk(*span, chain=None, open_end=False)):
+            at = group.end
             if isinstance(group, Gap):
                 continue
             if offsets is not None:
+                if count > _WALK_GROUPS:
+                    return None, group.position
                 self.note(segment.base, group.position, offsets)
             for header in group.headers:
                 if header.partition == wanted[0] and header.offset >= wanted[1]:
-                    return group.position
+                    return group.position, at
                 if offsets is not None:
                     offsets[header.partition] = header.offset + 1
-        return None
+        return None, at
+
+
+def narrow(walker: Walker, low: int, high: int, wanted: tuple[int, int]) -> int:
+    """A group border from `low` on, at or before the wanted (partition, offset), by bisection.
+
+    Small frames come by ten thousands in a segment: walking over all their headers would take half a second.
+    """
+    partition, offset = wanted
+    while high - low > _MARK_BYTES:
+        middle = low + (high - low) // 16 * 8
+        probe = walker.next_of(partition, middle, min(high, middle + _MARK_BYTES))
+        if probe is None:
+            break  # none near: walk
+        if probe[1] > offset:
+            high = middle
+        else:
+            low = probe[0]
+    return low

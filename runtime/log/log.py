@@ -71,6 +71,7 @@ class Log:
     _catalog: Catalog = attrs.field(init=False)
     _writer: Writer = attrs.field(init=False)
     _consumers: list[LogConsumer] = attrs.field(factory=list)
+    _cursors: dict[str, CursorFile] = attrs.field(factory=dict)
     _broken: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -255,9 +256,13 @@ class Log:
         return Reader(self._disk, self._catalog, self._schemas, log_id=self.log_id, on_gap=self._on_gap)
 
     def cursor(self, name: str) -> CursorFile:
-        """The durable cursor of a consumer."""
-        self._disk.make_directory(self._directory / CURSORS)
-        return CursorFile(self._disk, self._directory, name, log_id=self.log_id, partitions_total=self.partitions_total)
+        """The durable cursor of a consumer; the same object for the same name, so a restarted actor leaks no handle."""
+        if name not in self._cursors:
+            self._disk.make_directory(self._directory / CURSORS)
+            self._cursors[name] = CursorFile(
+                self._disk, self._directory, name, log_id=self.log_id, partitions_total=self.partitions_total
+            )
+        return self._cursors[name]
 
     def close(self) -> None:
         """Write the positions, release files and lock. Blocking; never raises for a failing disk."""
@@ -270,6 +275,8 @@ class Log:
             self._writer.close()
             for consumer in tuple(self._consumers):
                 consumer.close()
+            for cursor in self._cursors.values():
+                cursor.close()
             self._lock.release()
 
     # --- inside

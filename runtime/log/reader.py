@@ -111,6 +111,8 @@ class Reader:
             position = self._check(segment, position, end)
             for span in self._walk(segment, position, min(end, upto), bytes_max):
                 if isinstance(span, Gap):
+                    if self._catalog.find(span.position, upto) != place:
+                        break  # the tail was recovered in place meanwhile: look again where it is now
                     self._gap(segment, span)
                 elif group := make_group(span, self._log_id, self._schemas, partitions):
                     groups.append(group)

@@ -23,7 +23,7 @@ from runtime.log.segment import HEADER_BYTES, Segment
 
 _RESYNC_CHUNK = 1 << 20
 _ZEROS = bytes(_RESYNC_CHUNK)
-_HEADERS_CHUNK = 16 << 10
+_HEADERS_CHUNK = 32 << 10
 """When only headers are wanted: small frames come several at a time, big bodies are skipped."""
 
 
@@ -106,6 +106,21 @@ class Walker:
             gap = self._resync(at, limit, found)
             yield gap
             at, chain = gap.end, None
+
+    def next_of(self, partition: int, start: int, limit: int) -> tuple[int, int] | None:
+        """(position of its group, offset) of the first frame of `partition` in a group that begins in [start, limit).
+
+        `start` is any multiple of 8, not a border.
+        """
+        gap = self._resync(start - 8, limit, "")
+        if gap.end >= limit:
+            return None
+        for group in self.walk(gap.end, limit, chain=None, open_end=False):
+            if isinstance(group, Span):
+                for header in group.headers:
+                    if header.partition == partition:
+                        return group.position, header.offset
+        return None
 
     def _header(self, position: int, limit: int) -> FrameHeader | None:
         buffer, at = self._source.fetch(position, min(HEADER_BYTES_MAX, limit - position))

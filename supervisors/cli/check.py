@@ -90,7 +90,7 @@ def _shown(value: object) -> str:
 
 def limit_lines() -> Iterator[str]:
     """Bounds that are constants of the code: what happens at each stands where it is defined."""
-    from actors.downloader.downloader import DownloadLimits
+    from actors.downloader.lane import DownloadLimits
     from actors.health import web
     from actors.market.schema import FRAME_ROWS_MAX
     from runtime import telemetry

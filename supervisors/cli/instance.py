@@ -70,6 +70,8 @@ class Instance:
     """The HTTP side of a running process."""
 
     url: str
+    transport: httpx.BaseTransport | None = None
+    """Only tests give one."""
 
     def status(self) -> dict[str, Any]:
         """/api/status. Raises: NotConnected."""
@@ -82,7 +84,7 @@ class Instance:
     def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
         try:
             # trust_env off: a proxy for the vendor must not see, or hide, what is on this machine.
-            with httpx.Client(trust_env=False, timeout=ANSWER_S_MAX) as client:
+            with httpx.Client(trust_env=False, timeout=ANSWER_S_MAX, transport=self.transport) as client:
                 answer = client.request(method, self.url + path, **more)
             body = answer.json()
         except (httpx.HTTPError, ValueError) as exc:

@@ -182,9 +182,12 @@ async def _start_child(supervisor: Supervisor, *, spec: AnySpec) -> bool:
         if slot.spec.id == spec.id:
             code = "already_started" if _presence(slot) is Presence.RUNNING else "already_present"
             raise AdminRefused(code, f"{slot.path} is {_presence(slot)}")
+    other = supervisor.host.path_of(spec.id)
+    if other is not None:  # actor ids name mailboxes, consumers and metrics
+        raise AdminRefused("already_started", f"{other} has this id")
     slot = Slot.of(spec, supervisor.path)
     supervisor.slots.append(slot)
-    reason = await supervisor.keeper.start(slot)
+    reason = await supervisor.keeper.start(slot, by_hand=True)
     if reason is not None:
         supervisor.remove(slot)
         raise start_error(slot, reason)
@@ -201,7 +204,7 @@ async def _terminate_child(supervisor: Supervisor, *, child_id: str) -> None:
 
 async def _restart_child(supervisor: Supervisor, *, child_id: str) -> bool:
     slot = _idle(supervisor, child_id)
-    reason = await supervisor.keeper.start(slot)
+    reason = await supervisor.keeper.start(slot, by_hand=True)
     if reason is not None:
         raise start_error(slot, reason)
     return slot.life is not None

@@ -59,6 +59,8 @@ class Event:
     attempt: int = 0
     budget_left: int | None = None
     detail: str = ""
+    is_quiet: bool = False
+    """Of interest for debugging only: a start by hand, whose caller knows (R34)."""
 
     def __str__(self) -> str:
         parts = [f"{self.kind} {self.path}"]
@@ -99,7 +101,9 @@ def report_to(board: Board) -> Report:
             fields["reason"] = str(event.reason)
             if event.reason.kind is ExitKind.CRASHED:
                 fields["exc_info"] = event.reason.error
-        if event.kind in _CRITICAL:
+        if event.is_quiet:
+            log.debug(event.kind.value, **fields)
+        elif event.kind in _CRITICAL:
             log.critical(event.kind.value, **fields)
         elif event.kind in _ERRORS:
             log.error(event.kind.value, **fields)

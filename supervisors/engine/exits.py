@@ -63,9 +63,14 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
+LINE_CHARS_MAX = 400
+
+
 def describe(error: BaseException) -> str:
-    """One line for people: `OSError: no space`, several joined by `; `."""
-    return "; ".join(f"{type(e).__name__}: {e}" if str(e) else type(e).__name__ for e in leaves(error)) or repr(error)
+    """One bounded line for people: `OSError: no space`, several joined by `; `."""
+    text = "; ".join(f"{type(e).__name__}: {e}" if str(e) else type(e).__name__ for e in leaves(error)) or repr(error)
+    text = " ".join(text.split())
+    return text if len(text) <= LINE_CHARS_MAX else text[: LINE_CHARS_MAX - 1] + "…"
 
 
 def classify(

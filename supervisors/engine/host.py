@@ -73,6 +73,10 @@ class Host:
             self._lives.add(life)
         self._kids.start_soon(life.main, name=life.path)
 
+    def path_of(self, actor_id: str) -> str | None:
+        """Where an actor with this id runs, if one does."""
+        return next((life.path for life in self._lives if life.path.rpartition("/")[2] == actor_id), None)
+
     def forget(self, life: Life) -> None:
         """It ended; look whether the whole process must."""
         self._lives.discard(life)

@@ -31,7 +31,7 @@ class Keeper:
     _wait: trio.CancelScope | None = None
     _is_interrupted: bool = False
 
-    async def start(self, slot: Slot) -> ExitReason | None:
+    async def start(self, slot: Slot, *, by_hand: bool = False) -> ExitReason | None:
         """Start a child and wait until it is ready, has ended, or its time is over; why it failed, or None.
 
         After `interrupt` it returns None early, with the child still starting: a stop of it must follow.
@@ -44,7 +44,7 @@ class Keeper:
         if not await self._handshake(life, slot):
             return None if self._is_interrupted else await self._too_slow(slot)
         if life.is_ready or life.exit is None or life.exit.kind is ExitKind.NORMAL:
-            self._started(slot, life)
+            self._started(slot, life, by_hand)
             return None
         return self._start_failed(slot, slot.bury())
 
@@ -93,14 +93,14 @@ class Keeper:
         self._wait = None
         return life.settled.is_set()
 
-    def _started(self, slot: Slot, life: Life) -> None:
+    def _started(self, slot: Slot, life: Life, by_hand: bool) -> None:
         slot.started_s = self.host.seams.clock.monotonic_s()
         if life.is_ignored:
             slot.life = None
             slot.publish(self.host, states.STOPPED)
             return
         slot.publish(self.host, states.RUNNING)
-        self.host.report(slot_event(EventKind.STARTED, slot))
+        self.host.report(attrs.evolve(slot_event(EventKind.STARTED, slot), is_quiet=by_hand))
 
     async def _too_slow(self, slot: Slot) -> ExitReason:
         life = slot.life

@@ -20,7 +20,7 @@ OVERTIME_S = 1.0
 """Past the shutdown deadline the supervisors themselves get this long; more is a bug of the engine."""
 
 
-async def run_tree(
+async def run_tree(  # noqa: PLR0913 - the one entry point: its options are the whole contract
     spec: SupervisorSpec,
     *,
     seams: Seams,

@@ -132,20 +132,23 @@ class Supervisor:
 
     async def _serve(self) -> None:
         while not self._stopping:
-            match await self._next():
-                case Ended(slot, life):
-                    if slot.life is life:  # else: stopped by us meanwhile, or an older incarnation (R12)
-                        await self._on_ended(slot, life)
-                case Retry(slot):
-                    if slot.is_restarting and slot.due_s is None:  # else: overtaken (R22)
-                        await self._carry_out(slot, self._decide_again(slot))
-                case Due(slot):
-                    slot.due_s = None
-                    await self._attempt(slot, slot.todo)
-                case Wake():
-                    pass
-                case request:
-                    await request.serve(self)
+            await self._handle(await self._next())  # nothing of a message stays in this frame (R15)
+
+    async def _handle(self, message: Message) -> None:
+        match message:
+            case Ended(slot, life):
+                if slot.life is life:  # else: stopped by us meanwhile, or an older incarnation (R12)
+                    await self._on_ended(slot, life)
+            case Retry(slot):
+                if slot.is_restarting and slot.due_s is None:  # else: overtaken (R22)
+                    await self._carry_out(slot, self._decide_again(slot))
+            case Due(slot):
+                slot.due_s = None
+                await self._attempt(slot, slot.todo)
+            case Wake():
+                pass
+            case request:
+                await request.serve(self)
 
     async def _next(self) -> Message:
         """The next message; a due restart only when no message waits, so that requests are served between attempts."""

@@ -138,8 +138,8 @@ def refetch_while_polling(pipeline: Pipeline) -> dict[str, list[object]]:
     """Refetch 2014-05-02 through the running process; what pollers of the views saw, in order, without repeats."""
     start, end = "2014-05-02 09:00:00", "2014-05-02 10:00:00"
     polls = {
-        "timescale": f"SELECT count(*), sum(bid)::text FROM market.v_quotes WHERE ts >= '{start}+00' AND ts < '{end}+00'",
-        "clickhouse": "SELECT count(), sum(ticks), sum(close) FROM market.candles_latest WHERE symbol = 'C:EURUSD' "
+        "timescale": f"SELECT count(*), sum(bid::numeric)::text FROM market.v_quotes WHERE ts >= '{start}+00' AND ts < '{end}+00'",
+        "clickhouse": "SELECT count(), sum(ticks), sum(cityHash64(basis, ts, open, high, low, close)) FROM market.candles_latest WHERE symbol = 'C:EURUSD' "
         f"AND timeframe = '1m' AND ts >= toDateTime64('{start}', 3, 'UTC') AND ts < toDateTime64('{end}', 3, 'UTC')",
     }
     seen: dict[str, list[object]] = {name: [] for name in polls}

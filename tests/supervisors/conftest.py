@@ -15,6 +15,7 @@ from runtime.actor import Actor, ActorContext, Seams, offload_inline
 from runtime.board import Board
 from runtime.clock import VirtualClock
 from runtime.entropy import SeededEntropy
+from supervisors.engine.admin import Admin
 from supervisors.engine.child import AnySpec, ChildSpec, RestartIntensity, Strategy, SupervisorSpec, walk
 from supervisors.engine.events import Event, EventKind
 from supervisors.engine.run import run_tree
@@ -80,6 +81,7 @@ class World:
         """Per child: what the next starts do before they are ready (each used once)."""
         self.on_drain: dict[str, Callable] = defaultdict(lambda: _nothing)
         self.stop = trio.Event()
+        self.admin = Admin()
         self.spec: SupervisorSpec | None = None
         self.Boom = Boom
 
@@ -106,7 +108,7 @@ class World:
 
     async def run(self, spec: SupervisorSpec, **options: object) -> None:
         self.spec = spec
-        await run_tree(spec, seams=self.seams, stop=self.stop, report=self.events.append, **options)
+        await run_tree(spec, seams=self.seams, stop=self.stop, report=self.events.append, admin=self.admin, **options)
 
     @asynccontextmanager
     async def running(self, spec: SupervisorSpec, **options: object) -> AsyncIterator[trio.Nursery]:
@@ -161,6 +163,10 @@ class World:
 
     def kinds(self, path_end: str) -> list[EventKind]:
         return [e.kind for e in self.events if e.path.endswith(path_end)]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "otp(number, ...): covers these cases of OTP's supervisor_SUITE")
 
 
 @pytest.fixture

@@ -205,3 +205,15 @@ class MemoryCursor:
         assert all(offset <= cursor.committed.get(p, 0) for p, offset in cursor.verified.items())
         self.cursor = cursor
         self.stores += 1
+
+
+def log_of_bars(groups: int, rows: int = 60) -> LogBuilder:
+    """Groups of one-minute bars and their coverage, in partitions 2 and 3 in turn."""
+    log = LogBuilder()
+    for n in range(groups):
+        bars = [{"ts_ns": T0 + (n * rows + i) * MINUTE, "revision": n + 1, "close": 1 + i / 8} for i in range(rows)]
+        record = Coverage(
+            symbol=EUR, kind="candles", source="p", from_ns=T0 + n * HOUR, to_ns=T0 + (n + 1) * HOUR, status="final"
+        )
+        log.append([(2 + n % 2, "candles", candles(bars)), (2 + n % 2, "coverage", coverage_batch([record]))])
+    return log

@@ -18,9 +18,10 @@ import pytest
 import structlog
 import trio
 
-from actors.downloader.downloader import DownloadLimits, HistoryDownloader
+from actors.downloader.downloader import HistoryDownloader
 from actors.downloader.fetch import FetchLimits
 from actors.downloader.jobs import HistoryJob
+from actors.downloader.lane import DownloadLimits
 from actors.downloader.memory import MemoryHistory, MemoryJobs, MemoryTicks
 from actors.market import schema
 from actors.market.coverage import coverage_records
@@ -206,14 +207,16 @@ class Rig:
     ctx: ActorContext | None = None
     crashes: int = 0
 
-    async def run_until(self, done: Callable[[], bool], *, within_s: float = 36_000.0) -> bool:
-        """One incarnation. True: `done`; False: it was killed."""
+    def context(self) -> ActorContext:
+        """Of a new incarnation, with a new board."""
         self.board = Board()
-        inbox: Mailbox[AppendRequest] = Mailbox("appends", 8)
         seams = Seams(clock=self.clock, entropy=SeededEntropy(1), offload=offload_inline, board=self.board)
         logger = structlog.wrap_logger(structlog.ReturnLogger(), processors=[lambda *_: ""])
-        self.ctx = ActorContext(name="downloader.history", incarnation=1, seams=seams, log=logger)
-        actor = HistoryDownloader(
+        return ActorContext(name="downloader.history", incarnation=1, seams=seams, log=logger)
+
+    def actor(self, inbox: Mailbox[AppendRequest]) -> HistoryDownloader:
+        """A new incarnation."""
+        return HistoryDownloader(
             source=self.source(),
             appender=Appender(inbox=inbox, lookup=self.log.state),
             partitions=PARTITIONS,
@@ -222,6 +225,12 @@ class Rig:
             new_jobs=self.new_jobs,
             limits=self.limits,
         )
+
+    async def run_until(self, done: Callable[[], bool], *, within_s: float = 36_000.0) -> bool:
+        """One process. True: `done`; False: it was killed."""
+        inbox: Mailbox[AppendRequest] = Mailbox("appends", 8)
+        self.ctx = self.context()
+        actor = self.actor(inbox)
         killed = False
         with trio.fail_after(within_s):
             async with trio.open_nursery() as nursery:

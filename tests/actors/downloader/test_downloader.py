@@ -12,13 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actors.downloader import jobs as jobs_module
-from actors.downloader.downloader import DownloadLimits
 from actors.downloader.fetch import FetchLimits
 from actors.downloader.jobs import BackfillJob, HistoryJob
+from actors.downloader.lane import DownloadLimits
 from actors.downloader.memory import Fault, MemoryHistory, MemoryTicks, faults_in_order, no_ticks
 from runtime.backoff import Backoff
 from runtime.board import DependencyState
 from runtime.clock import NS_PER_HOUR, NS_PER_MINUTE, NS_PER_S, VirtualClock
+from runtime.errors import LogError
+from runtime.log.appender import Appender
+from runtime.mailbox import Mailbox
 
 EURUSD, GBPUSD = "C:EURUSD", "C:GBPUSD"
 PRODUCER = "history/C:EURUSD/quotes"
@@ -82,7 +85,7 @@ async def test_slices_name_the_requests_that_gave_their_rows(kit, autojump_clock
 async def test_each_fault_on_each_answer_costs_time_and_nothing_else(kit, autojump_clock, fault):
     ticks = kit.make_ticks(4, kit.T0, kit.T0 + 2 * NS_PER_HOUR, 300, tie_share=0.5)
     fired = 0
-    for at in range(8):
+    for at in (0, 1, 2, 3, 6):
         rig, end = one(kit, ticks, hours=2, page_rows=64)
         source = rig.source()
         source.next_fault = faults_in_order([None] * at + [fault])
@@ -153,16 +156,26 @@ def run_scenario(kit, s, *, within_s=3_600):
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+HARD = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+
+
+@settings(max_examples=12, derandomize=True, **HARD)
 @given(scenarios)
 def test_any_pages_faults_and_kills_leave_every_tick_once(kit, scenario):
+    run_scenario(kit, scenario)
+
+
+@pytest.mark.slow
+@settings(max_examples=400, **HARD)
+@given(scenarios)
+def test_many_more_pages_faults_and_kills_leave_every_tick_once(kit, scenario):
     run_scenario(kit, scenario)
 
 
 def caught(kit, **changes):
     """How many of some fixed hard scenarios fail."""
     failures = 0
-    for seed in range(6):
+    for seed in range(4):
         scenario = {"seed": seed, "rows": 400, "tie_share": 0.4, "page_rows": 50, "faults": [None, None, Fault.CUT] * 4}
         scenario |= {"crashes": [1, 2, 1], "chains": 3, "minutes": 150, "span_minutes": 60} | changes
         try:
@@ -532,3 +545,44 @@ async def test_a_minute_above_the_bound_goes_whole(kit, autojump_clock):
     await rig.run_idle()
     sizes = [(p.to_ns - p.from_ns, len(p.rows)) for p in map(kit.read, rig.log.drafts)]
     assert sizes == [(NS_PER_MINUTE, 300_000), (59 * NS_PER_MINUTE, 10)]
+
+
+async def restart_over_one_mailbox(kit, monkeypatch_barrier=None):
+    """The actor dies with drafts queued, the buffer lives on and is slow; the next incarnation takes over."""
+    ticks = kit.make_ticks(19, kit.T0, kit.T0 + 6 * NS_PER_HOUR, 600)
+    rig, end = one(kit, ticks, page_rows=50_000)
+    inbox = Mailbox("appends", 64)
+    rig.log.latency_s = 5.0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.log.write, inbox, lambda: None)
+        first = rig.actor(inbox)
+        with trio.move_on_after(12):  # a question, one append, the rest queued
+            await first.run(rig.context())
+        assert 1 <= len(rig.log.drafts) < 6
+        assert inbox.statistics().depth
+        if monkeypatch_barrier:
+            monkeypatch_barrier()
+        second = rig.actor(inbox)
+        rig.ctx = rig.context()
+        nursery.start_soon(second.run, rig.ctx)
+        while not rig.board.jobs_idle:  # noqa: ASYNC110 - looks at the board
+            await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert kit.stored(rig.log, PRODUCER) == kit.as_counter(ticks, kit.T0, end)
+    kit.check_positions(rig.log, PRODUCER)
+    assert rig.log.duplicates == 0
+
+
+async def test_what_a_dead_incarnation_left_in_the_mailbox_is_settled_first(kit, autojump_clock):
+    await restart_over_one_mailbox(kit)
+
+
+async def test_mutant_no_barrier_is_caught_by_the_sequence(kit, autojump_clock, monkeypatch):
+    """Taken up before the old drafts are settled, a sequence is used twice: the log says so, the lane must not go on."""
+
+    async def resume(self, producer):
+        await trio.lowlevel.checkpoint()
+        return self.lookup(producer)
+
+    with pytest.RaisesGroup(LogError, flatten_subgroups=True):
+        await restart_over_one_mailbox(kit, lambda: monkeypatch.setattr(Appender, "resume", resume))

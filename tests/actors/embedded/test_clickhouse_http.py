@@ -2,10 +2,12 @@
 
 import base64
 import gzip
+import zlib
 
 import pytest
 
-facade = pytest.importorskip("chdb", reason="NOT COVERED") 
+from actors.embedded import clickhouse_access as facade
+
 
 def basic(text):
     return {"Authorization": "Basic " + base64.b64encode(text.encode()).decode()}
@@ -81,9 +83,17 @@ def test_transport_parameters_are_no_settings_and_a_stranger_sets_only_what_is_h
     }
 
 
-def test_bodies_are_uncompressed_or_refused():
-    assert facade.decoded(gzip.compress(b"x"), "gzip") == b"x"
-    assert facade.decoded(b"x", "") == b"x"
-    for body, encoding in [(b"x", "gzip"), (b"x", "lz4")]:
+def test_bodies_are_unpacked_within_their_bound_or_refused():
+    rows = b"rows" * 1000
+    assert facade.decoded(gzip.compress(rows), "gzip", bytes_max=4000) == rows
+    assert facade.decoded(zlib.compress(rows), "deflate", bytes_max=4000) == rows
+    assert facade.decoded(rows, "", bytes_max=1) == rows
+    for body, encoding, bytes_max in [
+        (b"x", "gzip", 10),
+        (b"x", "lz4", 10),
+        (gzip.compress(rows), "gzip", 3999),
+        (gzip.compress(rows)[:-9], "gzip", 4000),
+        (gzip.compress(rows) * 2, "gzip", 9000),  # the second member would be dropped in silence
+    ]:
         with pytest.raises(facade.Refusal):
-            facade.decoded(body, encoding)
+            facade.decoded(body, encoding, bytes_max=bytes_max)

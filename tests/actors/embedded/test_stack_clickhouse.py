@@ -266,6 +266,9 @@ def test_a_slow_reader_does_not_hold_up_an_insert(pipeline, reader, table):
 def test_too_long_and_broken_bodies_are_refused(parent):
     status, _ = http(parent, headers={"Content-Length": str(10**12)}, data=b"x")
     assert status == 413
+    assert http(parent, data=b"SELECT 1 --" + b"x" * 2_000_000)[0] == 403  # a stranger needs no such query
+    ours = {"X-ClickHouse-User": "holdfast", "X-ClickHouse-Key": parent.secret("clickhouse")}
+    assert http(parent, headers=ours, data=b"SELECT 1 --" + b"x" * 100_000) == (200, b"1\n")
 
 
 @pytest.mark.bench

@@ -10,7 +10,7 @@ import trio
 from runtime import errors
 from supervisors.cli import main as module
 from supervisors.cli.exits import Exit, decisive
-from supervisors.cli.main import Parser, join_distances, main
+from supervisors.cli.main import Parser, join_distances
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_every_command_explains_itself(pipeline, command_name):
     assert f"usage: pipeline {command_name}" in said.out
 
 
-def test_distances_need_no_equals_sign():
+def test_distances_need_no_equals_sign(pipeline):
     assert join_distances(["x", "--from", "-2h", "--to", "-1.5d"]) == ["x", "--from=-2h", "--to=-1.5d"]
     assert join_distances(["--from", "--to", "-h", "--set", "-2h"]) == ["--from", "--to", "-h", "--set", "-2h"]
-    assert main(["backfill", "C:EURUSD", "--from", "-1h", "--to", "-2h"]) == 78  # understood, and refused as empty
+    assert pipeline("backfill", "C:EURUSD", "--from", "-1h", "--to", "-2h").code == 78  # understood, refused as empty

@@ -1,0 +1,107 @@
+"""`status` for people, and how a running process is found."""
+
+from __future__ import annotations
+
+import attrs
+import httpx
+import pytest
+
+from actors.health.probes import Probes
+from actors.health.report import About, report
+from runtime.board import Board, ChildState, ConsumerState, DependencyState, JobState, LogState
+from runtime.config import load
+from runtime.errors import ConfigError, NotConnected
+from runtime.mailbox import Mailbox
+from supervisors.cli.instance import Instance, endpoints, http_address, is_running
+from supervisors.cli.status import lines
+
+
+class StoppedClock:
+    def wall_ns(self) -> int:
+        return 10**18
+
+    def monotonic_s(self) -> float:
+        return 100.0
+
+
+def text_of(board: Board) -> str:
+    probes = Probes(service="holdfast", stalled_after_s=30.0, inboxes={"buffer": Mailbox("appends", 8)})
+    about = About(version="1", started_ns=0, listen="127.0.0.1:8800")
+    return "\n".join(lines(report(probes, about, board, StoppedClock())))
+
+
+def test_everything_worth_knowing_is_in_it():
+    board = Board(
+        log=LogState(
+            log_id="l", end_position=200, bytes=4096, segments=1, records_accepted=1234, seconds_until_loss=90.0
+        )
+    )
+    board.dependency("timescale", DependencyState.DOWN, reason="refused\x1b[2J")
+    board.jobs["history/C:EURUSD/quotes"] = JobState(
+        symbol="C:EURUSD", kind="quotes", from_ns=0, to_ns=8 * 10**9, done_to_ns=10**9, rows=55
+    )
+    board.consumers["bridge.timescale"] = ConsumerState(committed_position=100, verified_position=50, lag_records=9)
+    board.children["pipeline"] = ChildState(path="pipeline", state="RUNNING")
+    board.children["pipeline/health"] = ChildState(
+        path="pipeline/health", state="BACKING_OFF", restarts=2, last_exit="crashed"
+    )
+    text = text_of(board)
+    for words in (
+        "holdfast: degraded",
+        "! timescale: down, refused",
+        "1,234 rows accepted, 4,096 bytes in 1 files, room for 90 s",
+        "12.5%",
+        "verified 25.0%",
+        "9 rows behind",
+        "  health  BACKING_OFF  restarts 2  crashed",
+        "appends  0/8",
+    ):
+        assert words in text, text
+    assert "\x1b" not in text
+
+
+def test_a_process_that_just_started_has_a_status_too():
+    assert "holdfast: unhealthy" in text_of(Board())
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return load(cwd=tmp_path, overrides=["health.listen=0.0.0.0:8801"]).settings
+
+
+def test_the_address_is_where_the_process_says_it_is(settings, tmp_path):
+    assert http_address(settings) == "http://127.0.0.1:8801"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "endpoints.json").write_text('{"health": "http://127.0.0.1:9/"}')
+    assert http_address(settings) == "http://127.0.0.1:9"
+    assert endpoints(settings) == {"health": "http://127.0.0.1:9/"}
+    six = attrs.evolve(
+        settings,
+        health=attrs.evolve(settings.health, listen="[::]:8801"),
+        pipeline=load(cwd=tmp_path / "x").settings.pipeline,
+    )
+    assert http_address(six) == "http://[::1]:8801"
+
+
+def test_an_empty_directory_has_no_process(settings, tmp_path):
+    assert not is_running(settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (httpx.Response(200, json={"ok": 1}), None, ""),
+        (httpx.Response(200, text="<html>"), NotConnected, "no answer"),
+        (httpx.Response(200, json=[1]), NotConnected, "not this pipeline"),
+        (httpx.Response(503, json={"error": "too many jobs"}), NotConnected, "too many jobs"),
+        (httpx.Response(400, json={"error": "kinds: no"}), ConfigError, "kinds: no"),
+    ],
+)
+def test_answers_become_results_or_errors(answer, error, words):
+    asked = Instance(url="http://x", transport=httpx.MockTransport(lambda _: answer))
+    if error is None:
+        assert asked.status() == {"ok": 1}
+    else:
+        with pytest.raises(error, match=words):
+            asked.status()

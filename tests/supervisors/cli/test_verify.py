@@ -1,0 +1,108 @@
+"""The verdict of `verify`: what is a no, and how holes get their names."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from actors.bridge.conservation import LedgerLine, LedgerReport
+from runtime.clock import parse_instant_ns
+from supervisors.cli.verify import assemble, coverage_lines, lines
+
+MONDAY = parse_instant_ns("2014-05-05T00:00Z")
+H = 3600 * 10**9
+WANTED = {("C:EURUSD", "quotes")}
+
+
+def record(from_h: float, to_h: float, status: str = "final", reason: str = "", symbol: str = "C:EURUSD"):
+    return (symbol, "quotes", MONDAY + round(from_h * H), MONDAY + round(to_h * H), status, reason)
+
+
+def report(**counts: int) -> LedgerReport:
+    full = {"accepted": 10, "stored": 10, "replaced": 0, "dead_lettered": 0, "pending": 0, "before": 0}
+    line = LedgerLine(kind="quotes", **{**full, "unaccounted": 0, "duplicated": 0, **counts})
+    problems = tuple(
+        f"quotes: {n} rows {what}" for what, n in counts.items() if what in ("unaccounted", "duplicated") and n
+    )
+    return LedgerReport(sink="timescale", log_id="l", lines=(line,), problems=problems, rows_audited=10)
+
+
+def test_a_clean_ledger_is_a_yes():
+    found = assemble("l", [report()], [], asked=True)
+    assert found.problems == ()
+    assert list(lines(found))[-1] == "everything is accounted for"
+
+
+@pytest.mark.parametrize("what", ["unaccounted", "duplicated"])
+def test_what_is_unaccounted_or_duplicated_is_named(what):
+    found = assemble("l", [report(**{what: 3})], [], asked=False)
+    assert found.problems == (f"timescale: quotes: 3 rows {what}",)
+    answer = json.loads(json.dumps(found.to_json()))
+    assert answer["ok"] is False
+    assert answer["sinks"][0][what] == 3
+    assert "1 problems" in "\n".join(lines(found))
+
+
+def test_whole_coverage_has_no_holes():
+    (line,) = coverage_lines([record(0, 1), record(1, 3, "empty"), record(3, 4, "live")], WANTED, None)
+    assert (line.open_s, line.covered_s, line.holes) == (4 * 3600, 4 * 3600, ())
+
+
+def test_holes_are_market_hours_only():
+    friday_close, sunday_open = parse_instant_ns("2014-05-09T21:00Z"), parse_instant_ns("2014-05-11T21:00Z")
+    records = [
+        ("C:EURUSD", "quotes", friday_close - 2 * H, friday_close - H, "final", ""),
+        ("C:EURUSD", "quotes", sunday_open + H, sunday_open + 2 * H, "final", ""),
+    ]
+    (line,) = coverage_lines(records, WANTED, None)
+    assert line.open_s == 4 * 3600
+    assert line.holes == (
+        (friday_close - H, friday_close, "not fetched"),
+        (sunday_open, sunday_open + H, "not fetched"),
+    )
+
+
+def test_a_hole_carries_the_reason_of_its_record_and_the_rest_was_never_asked():
+    records = [record(0, 1), record(2, 3, "missing", "vendor has none"), record(3, 3.5, "quarantined"), record(5, 6)]
+    (line,) = coverage_lines(records, WANTED, None)
+    assert [(a - MONDAY, b - MONDAY, why) for a, b, why in line.holes] == [
+        (1 * H, 2 * H, "not fetched"),
+        (2 * H, 3 * H, "missing: vendor has none"),
+        (3 * H, 3.5 * H, "quarantined"),
+        (3.5 * H, 5 * H, "not fetched"),
+    ]
+
+
+def test_a_span_that_was_asked_for_must_be_covered():
+    span = (MONDAY, MONDAY + 2 * H)
+    coverage = coverage_lines([record(0, 1)], WANTED, span)
+    assert assemble("l", [], coverage, asked=False).problems == ()
+    assert assemble("l", [], coverage, asked=True).problems == (
+        "C:EURUSD quotes: 2014-05-05T01:00:00Z … 2014-05-05T02:00:00Z: not fetched",
+    )
+
+
+def test_what_is_wanted_and_has_no_record_at_all_is_shown_for_a_span():
+    assert coverage_lines([], WANTED, None) == []
+    (line,) = coverage_lines([], WANTED, (MONDAY, MONDAY + H))
+    assert (line.covered_s, len(line.holes)) == (0, 1)
+
+
+def test_symbols_that_are_stored_but_no_longer_wanted_are_shown_too():
+    found = coverage_lines([record(0, 1), record(0, 1, symbol="C:USDJPY")], WANTED, None)
+    assert [line.symbol for line in found] == ["C:EURUSD", "C:USDJPY"]
+
+
+def test_a_weekend_has_no_market_hours():
+    saturday = parse_instant_ns("2014-05-10T10:00Z")
+    coverage = coverage_lines([], WANTED, (saturday, saturday + H))
+    assert "no market hours" in "\n".join(lines(assemble("l", [], coverage, asked=True)))
+    assert assemble("l", [], coverage, asked=True).problems == ()
+
+
+def test_many_holes_are_counted_not_listed():
+    records = [record(n, n + 0.5) for n in range(30)]
+    text = "\n".join(lines(assemble("l", [report()], coverage_lines(records, WANTED, None), asked=False)))
+    assert text.count("not fetched") == 20
+    assert "and 9 more (--json gives all)" in text
