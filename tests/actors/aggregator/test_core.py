@@ -246,7 +246,7 @@ def test_rows_outside_of_their_slice_make_no_candle():
     assert max(row["ts_ns"] for row in found) == T0 + 4 * MINUTE
 
 
-@pytest.mark.parametrize("status", ["missing", "quarantined", "live"])
+@pytest.mark.parametrize("status", ["missing", "quarantined"])
 def test_coverage_that_is_no_slice_changes_nothing(status, monkeypatch):
     bench = Bench()
     from actors.market import coverage
