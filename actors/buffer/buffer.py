@@ -1,4 +1,8 @@
-"""The buffer: the log's only writer. Group commit, then the answer to each producer, then the offer to consumers."""
+"""The buffer: the log's only writer. Group commit, then the answer to each producer, then the offer to consumers.
+
+Being the only writer it also keeps the order of live rows and slices (`seam.py`): drafts are settled right before
+their commit, in the same worker thread.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,12 @@ import outcome
 import trio
 
 from actors.buffer.port import CommitLog
+from actors.buffer.seam import Ordered, SeamKeeper
 from runtime.actor import ActorContext
 from runtime.board import LogState
 from runtime.errors import LogFull, NotConnected
 from runtime.log.appender import AppendRequest
-from runtime.log.types import Appended, GroupDraft
+from runtime.log.types import Appended, Group, GroupDraft, LiveDraft
 from runtime.mailbox import Mailbox
 
 FULL_RETRY_S = 1.0
@@ -41,10 +46,12 @@ class Buffer:
         self._refuse_leftovers()
         if self.log.needs_reopen:  # a commit of the former incarnation died half way
             await ctx.offload(self.log.reopen)
+        log = self.log
+        seam = SeamKeeper.rebuilt(log.producers(), log.log_end_offset, lambda name: log.producer(name).sequence)
         self._publish(ctx)
         ctx.ready()
         while batch := await self._collect(ctx):
-            await self._commit(batch, ctx)
+            await self._commit(batch, seam, ctx)
             ctx.progress()
 
     def _refuse_leftovers(self) -> None:
@@ -89,10 +96,10 @@ class Buffer:
             nursery.cancel_scope.cancel()
         return got
 
-    async def _commit(self, batch: list[AppendRequest], ctx: ActorContext) -> None:
+    async def _commit(self, batch: list[AppendRequest], seam: SeamKeeper, ctx: ActorContext) -> None:
         drafts = [request.draft for request in batch if request.draft is not None]
         try:
-            appended = iter(await self._write(drafts, ctx)) if drafts else iter(())
+            appended = iter(await self._write(drafts, seam, ctx)) if drafts else iter(())
             for request in batch:
                 request.answer(outcome.Value(next(appended) if request.draft is not None else None))
         finally:  # a producer must not wait for ever for a buffer that is gone
@@ -100,12 +107,19 @@ class Buffer:
                 request.answer(outcome.Error(NotConnected("the buffer ended during this commit")))
             self._publish(ctx)
 
-    async def _write(self, drafts: list[GroupDraft], ctx: ActorContext) -> list[Appended]:
+    async def _write(self, drafts: list[GroupDraft | LiveDraft], seam: SeamKeeper, ctx: ActorContext) -> list[Appended]:
         """One commit; a full disk is an outage that is waited for, with the producers blocked behind it."""
+        ordered: list[Ordered] = []
+
+        def settle_and_commit() -> tuple[list[Appended], list[Group]]:
+            if not ordered:  # once: what was settled stays so however often the disk is full
+                ordered.extend(seam.order(drafts))
+            return self.log.commit([one.draft for one in ordered])
+
         while True:
             try:
                 # Shielded by nature: to_thread is not abandoned on cancel, so the write ends before we do.
-                appended, groups = await ctx.offload(lambda: self.log.commit(drafts))
+                appended, groups = await ctx.offload(settle_and_commit)
             except LogFull as exc:
                 self._publish(ctx, error=str(exc))
                 ctx.log.warning("log_full", reason=str(exc), retry_s=FULL_RETRY_S)
@@ -113,7 +127,10 @@ class Buffer:
                 await trio.sleep(FULL_RETRY_S)
                 continue
             self.log.offer(groups)
-            return appended
+            return [
+                attrs.evolve(answer, refused=one.refused) if one.refused else answer
+                for answer, one in zip(appended, ordered, strict=True)
+            ]
 
     def _publish(self, ctx: ActorContext, *, error: str = "") -> None:
         ctx.board.log = LogState(
@@ -127,4 +144,7 @@ class Buffer:
 
 
 def _bytes(request: AppendRequest) -> int:
-    return sum(len(frame.body) for frame in request.draft.frames) if request.draft is not None else 0
+    draft = request.draft
+    if draft is None:
+        return 0
+    return draft.bytes if isinstance(draft, LiveDraft) else sum(len(frame.body) for frame in draft.frames)

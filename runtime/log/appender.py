@@ -13,7 +13,7 @@ import attrs
 import outcome
 import trio
 
-from runtime.log.types import Appended, GroupDraft, ProducerState
+from runtime.log.types import Appended, GroupDraft, LiveDraft, ProducerState
 from runtime.mailbox import Mailbox
 
 
@@ -21,7 +21,7 @@ from runtime.mailbox import Mailbox
 class AppendRequest:
     """A draft on its way to the writer, with the place for its answer."""
 
-    draft: GroupDraft | None
+    draft: GroupDraft | LiveDraft | None
     """None: a barrier, answered when everything queued before it has been."""
     _done: trio.Event = attrs.field(factory=trio.Event)
     _result: outcome.Outcome[Appended | None] | None = None
@@ -67,7 +67,7 @@ class Appender:
         await barrier.wait_barrier()
         return self.lookup(producer)
 
-    async def submit(self, draft: GroupDraft) -> AppendRequest:
+    async def submit(self, draft: GroupDraft | LiveDraft) -> AppendRequest:
         """Queue a draft (blocks while the mailbox is full); await `.wait()` for its durability.
 
         Drafts of one producer become durable in the order they were submitted, so several may be under way. An answer
@@ -77,6 +77,6 @@ class Appender:
         await self.inbox.send(request)
         return request
 
-    async def append(self, draft: GroupDraft) -> Appended:
+    async def append(self, draft: GroupDraft | LiveDraft) -> Appended:
         """Queue a draft and wait until it is durable."""
         return await (await self.submit(draft)).wait()

@@ -42,7 +42,7 @@ async def test_history_arrives_once_in_gap_free_slices_with_a_position_that_says
     assert kit.covered(rig.log, PRODUCER) == [(kit.T0, end)]
     kit.check_positions(rig.log, PRODUCER)
     last = kit.read(rig.log.drafts[-1])
-    assert last.position == {"covered": [[kit.T0, end]], "job": "", "job_done_to": 0}
+    assert (last.position["covered"], last.position["confirmed"]) == ([[kit.T0, end]], True)
     assert {f.partition for d in rig.log.drafts for f in d.frames} == {
         kit.PARTITIONS + zlib.crc32(b"C:EURUSD") % kit.PARTITIONS
     }
