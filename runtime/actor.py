@@ -113,6 +113,15 @@ class ActorContext:
             finally:
                 self.shields.discard(scope)
 
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Inside, this actor holds nothing and waits for `what` (input, a dependency): no progress is expected."""
+        self.board.wait_begins(self.name, what)
+        try:
+            yield
+        finally:
+            self.board.wait_ends(self.name, self.clock.monotonic_s())
+
     def progress(self) -> None:
         """Work was done (a batch moved, an outage was waited for): feeds the progress watchdog."""
         self.board.progress(self.name, self.clock.monotonic_s())

@@ -147,6 +147,8 @@ class Board:
     """Names that must be in `consumers` before anything can be called idle. Set by the tree."""
     events: deque[str] = attrs.field(factory=lambda: deque(maxlen=200))
     _progress_s: dict[str, float] = attrs.field(factory=dict)
+    waits: dict[str, str] = attrs.field(factory=dict)
+    """Actors that hold nothing, and what they wait for."""
 
     @property
     def is_idle(self) -> bool:
@@ -164,6 +166,15 @@ class Board:
         """Seconds since `actor` last did work; None if it never did."""
         at = self._progress_s.get(actor)
         return None if at is None else now_s - at
+
+    def wait_begins(self, actor: str, what: str) -> None:
+        """`actor` holds nothing and waits for `what`."""
+        self.waits[actor] = what
+
+    def wait_ends(self, actor: str, now_s: float) -> None:
+        """It goes on at monotonic `now_s`, from when progress is expected of it."""
+        self.waits.pop(actor, None)
+        self.progress(actor, now_s)
 
     def dependency(self, name: str, state: DependencyState, *, reason: str = "", now_ns: int = 0) -> None:
         """Publish the state of a dependency; `since_ns` changes only when the state does."""

@@ -76,6 +76,10 @@ class UnstoppableChild(HoldfastError):
     """A child ignored stop message and cancellation: only leaving the process (`os._exit(70)`) ends it."""
 
 
+class ActorStalled(HoldfastError):
+    """An actor held work and did none for longer than it may: stopped like a crash."""
+
+
 class StartFailed(HoldfastError):
     """A child did not start while its supervisor came up; the cause is chained. At the top: exit 75."""
 

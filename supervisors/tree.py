@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
 
 import attrs
@@ -26,7 +26,7 @@ from actors.downloader.downloader import HistoryDownloader
 from actors.downloader.job_files import JobFiles, write_job
 from actors.downloader.jobs import BackfillJob, HistoryJob
 from actors.downloader.memory import MemoryHistory, MemoryJobs, random_walk
-from actors.downloader.polygon import PolygonHistory
+from actors.downloader.polygon import PolygonHistory, PolygonLimits
 from actors.downloader.port import HistorySource, JobStore, Page
 from actors.embedded.clickhouse import ClickHouseSpec
 from actors.embedded.endpoints import FILE_NAME, EndpointsFile
@@ -40,6 +40,7 @@ from actors.health.port import BackfillRequest
 from actors.market.schema import KINDS, schema_message
 from runtime.actor import Actor, Seams
 from runtime.backoff import Backoff
+from runtime.board import DependencyState
 from runtime.clock import NS_PER_HOUR
 from runtime.disk import RealDisk
 from runtime.disk_memory import MemoryDisk
@@ -124,6 +125,7 @@ def open_parts(settings: Settings, plan: Plan, seams: Seams) -> Parts:
     """
     data_dir = settings.pipeline.data_dir
     disk: Disk = MemoryDisk() if plan.test_mode else RealDisk()
+    seams.board.facts["vendor"] = settings.downloader.vendors[0]
     log = Log.open(
         disk,
         data_dir / "log",
@@ -240,8 +242,12 @@ def server_spec(name: str, settings: Settings, home: EmbeddedHome) -> ServerSpec
         return ClickHouseSpec(home=home)
     embedded = settings.embedded
     recording = Path(embedded.recording) if embedded.recording else None
-    delay = ("--latency-ms", str(embedded.latency_ms)) if embedded.latency_ms else ()
-    return MarketSpec(home=home, seed=embedded.seed, recording=recording, arguments=delay)
+    arguments: tuple[str, ...] = ()
+    if embedded.latency_ms:
+        arguments += ("--latency-ms", str(embedded.latency_ms))
+    if embedded.requests_per_minute:
+        arguments += ("--requests-per-minute", str(embedded.requests_per_minute))
+    return MarketSpec(home=home, seed=embedded.seed, recording=recording, arguments=arguments)
 
 
 def sink_factory(name: str, settings: Settings, home: EmbeddedHome, *, adopt: bool = False) -> SinkFactory:
@@ -268,16 +274,24 @@ class AddressedSink:
         """An unopened sink. Raises: RetryableSinkError while the embedded server was never up."""
         kind, dsn = self.settings.kind, self.settings.dsn
         if dsn == "embedded":
-            spec = PostgresSpec(home=self.home) if kind == "timescale" else ClickHouseSpec(home=self.home)
-            try:
-                dsn = spec.dsn_for_pipeline()
-            except NotConnected as exc:
-                raise RetryableSinkError(str(exc)) from exc
+            dsn = self._embedded_dsn(seams)
         if kind == "timescale":
             timescale = TimescaleSettings(name=self.sink_name, dsn=dsn, stores=self.stores, adopt=self.adopt)
             return Timescale(settings=timescale)(seams)
         clickhouse = ClickHouseSettings(name=self.sink_name, dsn=dsn, stores=self.stores, adopt=self.adopt)
         return ClickHouse(settings=clickhouse)(seams)
+
+    def _embedded_dsn(self, seams: Seams) -> str:
+        name = SINK_SERVER[self.settings.kind]
+        server = seams.board.dependencies.get(f"embedded.{name}")
+        if server is not None and server.state is not DependencyState.UP:
+            why = NotConnected(server.reason or "it is starting")
+            raise RetryableSinkError(f"the embedded {name} does not serve: {why}") from why
+        spec = PostgresSpec(home=self.home) if name == "postgres" else ClickHouseSpec(home=self.home)
+        try:
+            return spec.dsn_for_pipeline()
+        except NotConnected as exc:
+            raise RetryableSinkError(str(exc)) from exc
 
 
 @attrs.define(kw_only=True)
@@ -293,12 +307,14 @@ class SimulatedVendor:
         """As the port says. Raises: RetryableSourceError while the simulator is not up."""
         url = self.parts.seams.board.endpoints.get("market", "")
         if not url:
-            raise RetryableSourceError("the embedded market simulator is not up yet")
+            why = NotConnected("the embedded market simulator is not up yet")
+            raise RetryableSourceError(str(why)) from why
         if self._source is None or url != self._url:
             await self.close()
             self._url, self._source = url, polygon(self.parts, url, "embedded")
-        async for page in self._source.pages(symbol, kind, from_ns, to_ns):
-            yield page
+        async with aclosing(self._source.pages(symbol, kind, from_ns, to_ns)) as pages:
+            async for page in pages:
+                yield page
 
     async def close(self) -> None:
         """Close the connections."""
@@ -309,8 +325,14 @@ class SimulatedVendor:
 
 def polygon(parts: Parts, url: str, key: str) -> PolygonHistory:
     """The client of Polygon's REST API."""
+    patience_s = float(parts.settings.vendors.polygon.request_timeout_s)
     return PolygonHistory(
-        rest_url=url, api_key=key, budget=parts.budget, clock=parts.seams.clock, offload=parts.seams.offload
+        rest_url=url,
+        api_key=key,
+        budget=parts.budget,
+        clock=parts.seams.clock,
+        offload=parts.seams.offload,
+        limits=PolygonLimits(page_s=patience_s, read_s=min(15.0, patience_s), connect_s=min(5.0, patience_s)),
     )
 
 

@@ -16,7 +16,8 @@ from actors.bridge.port import CursorStore, Sink, SinkBatch, SinkFactory
 from runtime.actor import ActorContext
 from runtime.backoff import Backoff, BackoffCounter
 from runtime.board import ConsumerState, DependencyState
-from runtime.errors import LogFull, PermanentSinkError, RetryableSinkError, SinkError
+from runtime.clock import NS_PER_S
+from runtime.errors import LogFull, NotConnected, PermanentSinkError, RetryableSinkError, SinkError
 from runtime.log.consumer import Consumer
 from runtime.log.cursor import Cursor
 
@@ -118,6 +119,8 @@ class _Session:
         now_ns = self.ctx.clock.wall_ns()
         self.ctx.board.dependency(self._name, DependencyState.DOWN, reason=reason, now_ns=now_ns)
         log = self.ctx.log.error if self._stuck else self.ctx.log.warning
+        if isinstance(exc.__cause__, NotConnected):  # a server of ours that has not started yet: nobody need worry
+            log = self.ctx.log.info
         log("sink outage", sink=self._name, reason=reason, wait_s=round(wait_s, 2))
         if self._lane is not None:
             self._publish(self._lane)
@@ -215,7 +218,19 @@ class _Session:
         result = await sink.write(batch)
         lane.wrote(batch)
         self.records_stored += result.rows_stored
+        self._count(batch)
         self._note(lane)
+
+    def _count(self, batch: SinkBatch) -> None:
+        """Feed the counters: rows by kind, and how long ago the oldest group was accepted."""
+        metrics, sink, stores = self.ctx.metrics, self.delivery.sink.sink_name, self.delivery.sink.stores
+        for group in batch.groups:
+            for frame in group.frames:
+                if frame.kind in stores:
+                    metrics.stored(sink=sink, kind=frame.kind, rows=frame.rows)
+        if batch.groups:
+            oldest_ns = min(group.stamp_ns for group in batch.groups)
+            metrics.delivered(sink=sink, seconds=max(0, self.ctx.clock.wall_ns() - oldest_ns) / NS_PER_S)
 
     async def _read_back(self, sink: Sink, lane: Lane) -> None:
         """Verify what waits for it, when it is much, or when it has waited long."""

@@ -29,6 +29,7 @@ create table if not exists market.symbols (
 create table if not exists market.sources (
     id int2 generated always as identity primary key, source text not null unique);
 create table if not exists market.coverage_records (
+    id int8 generated always as identity primary key,
     symbol text not null, kind text not null, source text not null, from_ns int8 not null, to_ns int8 not null,
     status text not null, rows int8 not null, checksum int8 not null, rejected int8 not null, duplicates int8 not null,
     reason text not null, request_id text not null, after_offset int8, session text, market_clock_ns int8,
@@ -36,6 +37,7 @@ create table if not exists market.coverage_records (
 create index if not exists coverage_records_interval on market.coverage_records (symbol, kind, from_ns);
 """
 
+_DAY_NS = 86_400_000_000_000
 _QUOTES = "bid float8, ask float8, bid_size float8, ask_size float8"
 _TRADES = "price float8 not null, size float8, trade_id text, conditions text"
 TICK_COLUMNS = {"quotes": ("bid", "ask", "bid_size", "ask_size"), "trades": ("price", "size", "trade_id", "conditions")}
@@ -74,12 +76,18 @@ def tick_index(kind: str) -> str:
 
 
 def month_partition(kind: str, month: np.datetime64) -> str:
-    """DDL of the partition of one UTC month (datetime64[M])."""
+    """DDL of the partition of one UTC month (datetime64[M]).
+
+    Attached and not created in place: that would wait for every reader of the table, and make new ones wait for it.
+    """
     first: datetime.date = month.astype("datetime64[M]").astype(object)
     after: datetime.date = (month + 1).astype("datetime64[M]").astype(object)
+    name = f"market.{kind}_{first:%Y_%m}"
     return (
-        f"create table if not exists market.{kind}_{first:%Y_%m} partition of market.{kind}"
-        f" for values from ('{first} 00:00:00+00') to ('{after} 00:00:00+00')"
+        f"do $month$ begin perform pg_advisory_xact_lock({DDL_LOCK}); if to_regclass('{name}') is null then"
+        f" create table {name} (like market.{kind} including defaults including constraints);"
+        f" alter table market.{kind} attach partition {name}"
+        f" for values from ('{first} 00:00:00+00') to ('{after} 00:00:00+00'); end if; end $month$"
     )
 
 
@@ -104,40 +112,39 @@ create or replace view market.coverage as select symbol, kind, source, {_NS.form
     from_ns, to_ns, after_offset, session, market_clock_ns, log_partition, log_offset from market.coverage_records;
 """
 
-# Every interval lies inside one UTC day, so days are looked at one by one. The borders of a day's records are
-# numbered; a record spans the pieces between its two numbers; of each piece the newest record wins; neighbouring
-# pieces of the same winner are joined again. Only equality joins and sorts: n log n also for a live record per second.
+# Every interval lies inside one UTC day, so days are looked at one by one. The borders of a day's records are an array;
+# a record spans the pieces between its two borders; of each piece the newest record wins; neighbouring pieces of the
+# same winner are joined again. The borders are found by binary search (width_bucket) and not by a join: a plan that
+# joins only by day compares every record with every border, 86,400 squared on a day of live records (seen).
 # `rows` and `checksum` describe a record as a whole, so they are NULL where a newer one hides a part of it.
 _COVERAGE_LATEST_VIEW = f"""
 create or replace view market.coverage_latest as
-with record as (
-    select c.*, c.from_ns / 86400000000000 as day,
-        row_number() over (partition by symbol, kind, from_ns / 86400000000000 order by revision, log_id, from_ns) as n
-    from market.coverage_records c where from_ns < to_ns),
-border as (
-    select symbol, kind, day, at, row_number() over (partition by symbol, kind, day order by at) as i,
-        lead(at) over (partition by symbol, kind, day order by at) as next_at
-    from (select symbol, kind, day, from_ns as at from record union select symbol, kind, day, to_ns from record) b),
-piece as (
-    select symbol, kind, day, i, max(n) as n from (
-        select r.symbol, r.kind, r.day, r.n, generate_series(lo.i, hi.i - 1) as i from record r
-        join border lo on lo.symbol = r.symbol and lo.kind = r.kind and lo.day = r.day and lo.at = r.from_ns
-        join border hi on hi.symbol = r.symbol and hi.kind = r.kind and hi.day = r.day and hi.at = r.to_ns) p
-    group by symbol, kind, day, i),
-run as (
-    select symbol, kind, day, n, min(i) as lo, max(i) as hi from (
-        select p.*, i - row_number() over (partition by symbol, kind, day, n order by i) as island from piece p) p
-    group by symbol, kind, day, n, island),
-shown as (
-    select r.*, lo.at as shown_from_ns, hi.next_at as shown_to_ns from run u
-    join record r on r.symbol = u.symbol and r.kind = u.kind and r.day = u.day and r.n = u.n
-    join border lo on lo.symbol = u.symbol and lo.kind = u.kind and lo.day = u.day and lo.i = u.lo
-    join border hi on hi.symbol = u.symbol and hi.kind = u.kind and hi.day = u.day and hi.i = u.hi)
-select symbol, kind, source, {_NS.format("shown_from_ns")} as from_ts, {_NS.format("shown_to_ns")} as to_ts, status,
-    case when shown_from_ns = from_ns and shown_to_ns = to_ns then rows end as rows,
-    case when shown_from_ns = from_ns and shown_to_ns = to_ns then checksum end as checksum,
-    rejected, duplicates, reason, request_id, revision, log_id, shown_from_ns as from_ns, shown_to_ns as to_ns,
-    after_offset, session, market_clock_ns from shown;
+with record as not materialized (
+    select id, symbol, kind, from_ns, to_ns, revision, from_ns / {_DAY_NS} as day
+    from market.coverage_records where from_ns < to_ns),
+day as not materialized (
+    select symbol, kind, day, array_agg(distinct at order by at) as borders from (
+        select symbol, kind, day, from_ns as at from record
+        union all select symbol, kind, day, to_ns from record) b
+    group by symbol, kind, day),
+piece as not materialized (
+    select symbol, kind, day, i, id, revision, borders[i] as at, borders[i + 1] as next_at from (
+        select r.*, d.borders, generate_series(
+            width_bucket(r.from_ns, d.borders), width_bucket(r.to_ns, d.borders) - 1) as i
+        from record r join day d on d.symbol = r.symbol and d.kind = r.kind and d.day = r.day) p),
+winner as not materialized (
+    select distinct on (symbol, kind, day, i) symbol, kind, day, i, id, at, next_at
+    from piece order by symbol, kind, day, i, revision desc, id desc),
+shown as not materialized (
+    select symbol, kind, id, min(at) as from_ns, max(next_at) as to_ns from (
+        select w.*, i - row_number() over (partition by symbol, kind, day, id order by i) as island from winner w) w
+    group by symbol, kind, day, id, island)
+select s.symbol, s.kind, c.source, {_NS.format("s.from_ns")} as from_ts, {_NS.format("s.to_ns")} as to_ts, c.status,
+    case when s.from_ns = c.from_ns and s.to_ns = c.to_ns then c.rows end as rows,
+    case when s.from_ns = c.from_ns and s.to_ns = c.to_ns then c.checksum end as checksum,
+    c.rejected, c.duplicates, c.reason, c.request_id, c.revision, c.log_id, s.from_ns, s.to_ns,
+    c.after_offset, c.session, c.market_clock_ns
+from shown s join market.coverage_records c on c.id = s.id;
 """
 
 VIEWS = _tick_view("quotes") + _tick_view("trades") + _COVERAGE_VIEW + _COVERAGE_LATEST_VIEW
@@ -182,7 +189,6 @@ FIRST_MARKS = """
 insert into market.delivery (log_id, log_partition, next_offset) select $1, unnest($2::int4[]), 0 on conflict do nothing
 """
 
-_DAY_NS = 86_400_000_000_000
 OVERLAPPED = f"""
 select s.i from unnest($1::int4[], $2::text[], $3::text[], $4::int8[], $5::int8[]) s(i, symbol, kind, from_ns, to_ns)
 where exists (select 1 from market.coverage_records c where c.symbol = s.symbol and c.kind = s.kind

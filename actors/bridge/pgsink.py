@@ -111,6 +111,8 @@ class PostgresSink:
         lost = pgverify.below_marks(groups, dict(found))
         if lost:
             return VerifyResult(rows_checked=0, mismatches=lost)
+        if "coverage" not in self.stores:
+            return VerifyResult(rows_checked=0, mismatches=())  # nothing there to compare slices with
         wanted = await self._offload(lambda: pgverify.slices_of(groups, self.stores & frozenset(TICK_KINDS)))
         return await self._audit(wanted, self._timeout_s)
 
@@ -123,6 +125,8 @@ class PostgresSink:
         results = []
         con, timeout_s = self._reader.con, self._settings.count_timeout_s
         for kind in sorted(self.stores & frozenset(TICK_KINDS)):
+            doubles = con.fetchval(pgschema.doubles(kind), instant(from_ns), instant(to_ns), timeout=timeout_s)
+            results.append(pgverify.doubled(kind, await self._reader.call(doubles, timeout_s)))
             query = con.fetch(pgschema.SLICES_IN, kind, from_ns, to_ns, timeout=timeout_s)
             found = await self._reader.call(query, timeout_s)
             wanted = [
@@ -130,8 +134,6 @@ class PostgresSink:
                 for row in found
             ]
             results.append(await self._audit(wanted, timeout_s))
-            doubles = con.fetchval(pgschema.doubles(kind), instant(from_ns), instant(to_ns), timeout=timeout_s)
-            results.append(pgverify.doubled(kind, await self._reader.call(doubles, timeout_s)))
         return pgverify.joined(results)
 
     async def close(self) -> None:
@@ -214,8 +216,8 @@ class PostgresSink:
 
     async def _occupied(self, slices: Sequence[CoverageRow]) -> list[CoverageRow]:
         """Slices that meet known coverage or supersede live rows: only there can be something to delete."""
-        if not slices:
-            return []
+        if not slices or "coverage" not in self.stores:
+            return list(slices)
         records = [row.record for row in slices]
         hits = await self._writer.con.fetch(
             pgschema.OVERLAPPED,

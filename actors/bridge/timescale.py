@@ -19,13 +19,15 @@ from actors.bridge.pgerrors import classify
 from actors.bridge.pgsink import PostgresSink
 from actors.bridge.port import Sink
 from runtime.actor import Seams
-from runtime.errors import HoldfastError, RetryableSinkError
+from runtime.errors import ConfigError, HoldfastError, RetryableSinkError
 
 T = TypeVar("T")
 
 _DEADLINE_SLACK_S = 2.0
 """Our deadline behind the driver's own time-out: the driver may report first, with a better message."""
 _CLOSE_S = 5.0
+_CLIENT_ERRORS = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""A connection that broke or is in no state to go on; OSError: refused, reset, unknown name, asyncio's time-outs."""
 
 
 @attrs.frozen(kw_only=True)
@@ -159,7 +161,7 @@ def _unawaited(loop: Any, context: dict[str, Any]) -> None:
     Those of a lost connection are no news: asyncpg leaves the answer of a COPY unawaited when the connection breaks
     under it, and the call itself has failed already. Anything else ends the loop, as a bug should.
     """
-    if not isinstance(context.get("exception"), (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+    if not isinstance(context.get("exception"), (*_CLIENT_ERRORS, asyncpg.PostgresError)):
         loop.default_exception_handler(context)
 
 
@@ -178,6 +180,7 @@ def _translated(sink: str) -> Iterator[None]:
         if kind is None:
             raise
         raise kind(f"{sink}: {exc.sqlstate} {exc}") from exc
-    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as exc:
-        # TimeoutError is what asyncio's time-outs are; OSError: refused, reset, name not known.
+    except asyncpg.exceptions.ClientConfigurationError as exc:
+        raise ConfigError(f"sink {sink}: its dsn cannot be used: {exc}") from exc
+    except _CLIENT_ERRORS as exc:
         raise RetryableSinkError(f"{sink}: {type(exc).__name__} {exc}".rstrip()) from exc

@@ -119,7 +119,9 @@ class Buffer:
         while True:
             try:
                 # Shielded by nature: to_thread is not abandoned on cancel, so the write ends before we do.
+                started_s = ctx.clock.monotonic_s()
                 appended, groups = await ctx.offload(settle_and_commit)
+                ctx.metrics.log_synced(ctx.clock.monotonic_s() - started_s)
             except LogFull as exc:
                 self._publish(ctx, error=str(exc))
                 ctx.log.warning("log_full", reason=str(exc), retry_s=FULL_RETRY_S)
@@ -127,6 +129,7 @@ class Buffer:
                 await trio.sleep(FULL_RETRY_S)
                 continue
             self.log.offer(groups)
+            _count(groups, ctx)
             return [
                 attrs.evolve(answer, refused=one.refused) if one.refused else answer
                 for answer, one in zip(appended, ordered, strict=True)
@@ -141,6 +144,15 @@ class Buffer:
             records_accepted=self.log.records_accepted,
             error=error,
         )
+
+
+def _count(groups: list[Group], ctx: ActorContext) -> None:
+    """Rows that became durable, by who made them: the vendor's, or the aggregator's own."""
+    for group in groups:
+        own = group.producer == "aggregator"
+        source = "aggregator" if own else ctx.board.facts.get("vendor", "unknown")
+        for frame in group.frames:
+            ctx.metrics.accepted(source=source, kind=frame.kind, rows=frame.rows)
 
 
 def _bytes(request: AppendRequest) -> int:

@@ -18,7 +18,7 @@ from runtime.actor import ActorContext
 from runtime.backoff import Backoff, BackoffCounter
 from runtime.board import DependencyState
 from runtime.clock import format_ns
-from runtime.errors import InvariantViolation, PermanentSourceError, RetryableSourceError
+from runtime.errors import InvariantViolation, NotConnected, PermanentSourceError, RetryableSourceError
 
 PROGRESS_S = 5.0
 
@@ -116,7 +116,9 @@ class Chains:
         # A vendor that says when to come back is up: slow is not down (P7).
         state = DependencyState.DOWN if exc.retry_after_s is None else DependencyState.UP
         ctx.board.dependency(self.source.name, state, reason=str(exc), now_ns=ctx.clock.wall_ns())
-        ctx.log.warning(
+        # A simulator of ours that has not started yet: nobody need worry.
+        log = ctx.log.info if isinstance(exc.__cause__, NotConnected) else ctx.log.warning
+        log(
             "history_retry",
             symbol=self.symbol,
             kind=self.kind,

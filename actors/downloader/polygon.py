@@ -16,6 +16,7 @@ import httpx
 import trio
 
 from actors.downloader.polygon_api import (
+    Body,
     Endpoint,
     RangeTooLarge,
     RateLimited,
@@ -70,7 +71,8 @@ class PolygonHistory:
     """In place of the network: the simulator's ASGI app in tests."""
     name: str = "polygon"
     _client: httpx.AsyncClient = attrs.field(init=False, repr=False)
-    _decoders: trio.CapacityLimiter = attrs.field(init=False, repr=False, factory=lambda: trio.CapacityLimiter(2))
+    _decoders: trio.CapacityLimiter = attrs.field(init=False, repr=False, factory=lambda: trio.CapacityLimiter(1))
+    """One page is decoded at a time: they share the GIL anyway, and each takes 40 MB while it lasts."""
 
     def __attrs_post_init__(self) -> None:
         local = (urlsplit(self.rest_url).hostname or "") in LOOPBACK
@@ -126,10 +128,12 @@ class PolygonHistory:
                 assert probe is not None
                 proof.check_border(probe, page)
                 probe = None
-            yield proof.accept(page)
+            proven, next_url = proof.accept(page), page.next_url
+            del page  # holds the vendor's rows as objects, 8 MB: not while somebody else works or waits
+            yield proven
             if proof.ended:
                 return
-            target = path_and_query(page.next_url)
+            target = path_and_query(next_url)
 
     async def _page_and_probe(
         self, endpoint: Endpoint, proof: ChainProof, target: str, probe: DecodedPage | None
@@ -180,9 +184,11 @@ class PolygonHistory:
 
         return await self.offload(work, limiter=self._decoders)
 
-    async def _get(self, endpoint: Endpoint, target: str) -> tuple[bytes, bool]:
+    async def _get(self, endpoint: Endpoint, target: str) -> tuple[Body, bool]:
         """Body of a 200 with JSON, and whether it is gzipped; every other outcome is an error by whose fault it is."""
         await self.budget.acquire()
+        if self._client.is_closed:  # httpx would raise a RuntimeError: its owner changed the address under a chain
+            raise RetryableSourceError("this client was closed")
         try:
             with trio.fail_after(self.limits.page_s):
                 async with self._client.stream("GET", self.rest_url.rstrip("/") + target) as response:
@@ -197,10 +203,10 @@ class PolygonHistory:
             raise self._refused(endpoint, response, body)
         media = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media != "application/json":
-            raise RetryableSourceError(f"200 with content type {media or 'none'} instead of JSON: {body[:60]!r}")
+            raise RetryableSourceError(f"200 with content type {media or 'none'} instead of JSON: {bytes(body[:60])!r}")
         return body, response.headers.get("content-encoding", "").strip().lower() == "gzip"
 
-    def _refused(self, endpoint: Endpoint, response: httpx.Response, body: bytes) -> SourceError:
+    def _refused(self, endpoint: Endpoint, response: httpx.Response, body: Body) -> SourceError:
         """A status other than 200; a 429 closes the budget for everyone on the key."""
         error = refusal(endpoint, response.status_code, body, self.rest_url)
         if isinstance(error, RateLimited):
@@ -209,17 +215,15 @@ class PolygonHistory:
         return error
 
 
-async def _read(response: httpx.Response, bytes_max: int) -> bytes:
+async def _read(response: httpx.Response, bytes_max: int) -> bytearray:
     """The raw body; httpx raises when it is shorter than announced."""
-    parts: list[bytes] = []
-    size = 0
+    body = bytearray()
     # Leaving the loop early would leave httpx's nested generators to the garbage collector; cancelled, they unwind.
     with trio.CancelScope() as enough:
         async for part in response.aiter_raw():
-            size += len(part)
-            parts.append(part)
-            if size > bytes_max:
+            body += part
+            if len(body) > bytes_max:
                 enough.cancel()
-    if size > bytes_max:
+    if len(body) > bytes_max:
         raise RetryableSourceError(f"a body of more than {bytes_max} bytes")
-    return b"".join(parts)
+    return body

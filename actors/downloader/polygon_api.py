@@ -13,6 +13,8 @@ from actors.market.symbols import parse_symbol
 from runtime.clock import NS_PER_S
 from runtime.errors import PermanentSourceError, RetryableSourceError, SourceError
 
+Body = bytes | bytearray
+
 PATHS = {"quotes": "/v3/quotes/"}
 """Kinds that this vendor's adapter reads, and the path in front of the symbol."""
 
@@ -53,7 +55,7 @@ def endpoint_of(symbol: str, kind: str) -> Endpoint:
         raise PermanentSourceError(str(exc)) from exc
 
 
-def refusal(endpoint: Endpoint, status: int, body: bytes, rest_url: str) -> SourceError:
+def refusal(endpoint: Endpoint, status: int, body: Body, rest_url: str) -> SourceError:
     """The error for a status other than 200, by whose fault it is (UPSTREAM 1.7)."""
     told = _told(body)
     said = f"{status} {told}".strip()
@@ -89,7 +91,7 @@ class _ErrorBody(msgspec.Struct):
     message: str = ""
 
 
-def _told(body: bytes) -> str:
+def _told(body: Body) -> str:
     """The vendor's own words in an error body; empty when the body is not the vendor's (HTML of an edge, nothing)."""
     try:
         told = msgspec.json.decode(body, type=_ErrorBody)
@@ -123,7 +125,7 @@ def path_and_query(url: str) -> str:
     return f"{parts.path}?{parts.query}" if parts.query else parts.path
 
 
-def gunzip(body: bytes, bytes_max: int) -> bytes:
+def gunzip(body: Body, bytes_max: int) -> bytes:
     """Unpack, with the trailer checked: httpx itself is silent about a missing one."""
     unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from actors.downloader.polygon_api import Body
 from actors.downloader.proof import DecodedPage, Identity
 from actors.market.rules import FUTURE_REJECT_NS, REJECTED, TS_MIN_NS, validate_quotes
 from runtime.errors import RetryableSourceError
@@ -100,7 +101,7 @@ _decode_loose = msgspec.json.Decoder(PolygonQuoteLoose).decode
 _decode_time = msgspec.json.Decoder(PolygonTime).decode
 
 
-def decode_quotes(body: bytes, *, symbol: str, spelled: str, source: str, now_ns: int) -> DecodedPage:
+def decode_quotes(body: Body, *, symbol: str, spelled: str, source: str, now_ns: int) -> DecodedPage:
     """One page of `/v3/quotes` of `symbol`, which the endpoint calls `spelled`.
 
     Raises: RetryableSourceError when the body is not a whole, good page.
@@ -182,14 +183,14 @@ class _Broken:
         shift = np.searchsorted(broken - np.arange(len(broken)), indexes, side="right")
         return [int(i) for i in indexes + shift]
 
-    def batch(self, body: bytes) -> pa.RecordBatch:
+    def batch(self, body: Body) -> pa.RecordBatch:
         """In the schema REJECTED."""
         columns = [_raw_texts(body, list(self.indexes)), [REASON_SHAPE] * len(self.indexes), list(self.times_ns)]
         arrays = [pa.array(values, field.type) for values, field in zip(columns, REJECTED, strict=True)]
         return pa.RecordBatch.from_arrays(arrays, schema=REJECTED)
 
 
-def _parse(body: bytes) -> tuple[_Quotes | _RawRows, list[PolygonQuote], _Broken]:
+def _parse(body: Body) -> tuple[_Quotes | _RawRows, list[PolygonQuote], _Broken]:
     try:
         page = _decode_quotes(body)
         return page, list(page.results or ()), _Broken()
@@ -199,7 +200,7 @@ def _parse(body: bytes) -> tuple[_Quotes | _RawRows, list[PolygonQuote], _Broken
         raise RetryableSourceError(f"body is not whole JSON ({exc}): {_head(body)}") from exc
 
 
-def _parse_slowly(body: bytes) -> tuple[_RawRows, list[PolygonQuote], _Broken]:
+def _parse_slowly(body: Body) -> tuple[_RawRows, list[PolygonQuote], _Broken]:
     try:
         page = _decode_raw(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
@@ -230,11 +231,11 @@ def _try(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw) -> T | None:
         return None
 
 
-def _raw_texts(body: bytes, indexes: list[int]) -> list[str]:
+def _raw_texts(body: Body, indexes: list[int]) -> list[str]:
     """The vendor's own text of these rows; decodes once more, only when something was refused."""
     rows = _decode_raw(body).results or ()
     return [bytes(rows[i]).decode("utf-8", "replace") for i in indexes]
 
 
-def _head(body: bytes) -> str:
-    return repr(body[:80].decode("utf-8", "replace"))
+def _head(body: Body) -> str:
+    return repr(bytes(body[:80]).decode("utf-8", "replace"))

@@ -55,7 +55,7 @@ def _owner_of(port: int) -> str:
 
 
 def url_of(listener: socket.socket) -> str:
-    """`http://127.0.0.1:8800/`."""
+    """`http://127.0.0.1:8800`, without a slash: whoever appends a path brings his own."""
     host, port = listener.getsockname()[:2]
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{port}/"
+    return f"http://{shown}:{port}"

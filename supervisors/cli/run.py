@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 import attrs
+import pyarrow as pa
 import trio
 
 from actors.downloader.jobs import BackfillJob, HistoryJob
@@ -17,6 +20,7 @@ from actors.health.listen import url_of
 from runtime.actor import Seams, offload_to_thread
 from runtime.board import Board
 from runtime.clock import SystemClock
+from runtime.config import check_runnable
 from runtime.entropy import SystemEntropy
 from runtime.errors import ConfigError, InvariantViolation, LogSyncFailed, UnstoppableChild
 from runtime.settings import Settings, resolve_interval
@@ -31,6 +35,8 @@ SHUTDOWN_S = 60.0
 """Whole ordered stop: intake, flow, storage, servers. systemd's TimeoutStopSec must be longer."""
 IDLE_LOOK_S = 0.05
 """The board is looked at, not waited for: nobody may depend on it, so it wakes nobody."""
+M_ARENA_MAX = -8
+"""glibc, malloc.h."""
 FATAL = (LogSyncFailed, InvariantViolation, ConfigError)
 """No restart mends these: the process ends with their exit code."""
 
@@ -76,6 +82,7 @@ def run_pipeline(
 
     `only_jobs`: these (already in DATA_DIR/jobs) instead of the configured history. Raises: what `cli.exits` maps.
     """
+    _keep_memory_small()
     mode = RunMode(until_idle=until_idle, test_mode=test_mode, adopt=adopt, only_jobs=only_jobs is not None)
     try:
         return trio.run(_main, settings, mode)
@@ -83,6 +90,13 @@ def run_pipeline(
         sys.stderr.write(f"pipeline: {exc}\n")
         sys.stderr.flush()
         os._exit(Exit.SOFTWARE)
+
+
+def _keep_memory_small() -> None:
+    """Give memory back: with one arena per worker thread and Arrow's own pool the process holds some 60 MB more."""
+    pa.set_memory_pool(pa.system_memory_pool())
+    with suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
 def wanted_history(settings: Settings, now_ns: int, *, until_idle: bool) -> tuple[HistoryJob, ...]:
@@ -104,6 +118,7 @@ async def _main(settings: Settings, mode: RunMode) -> int:
     seams = Seams(clock=SystemClock(), entropy=SystemEntropy(), offload=offload_to_thread, board=Board())
     history = () if mode.only_jobs else wanted_history(settings, seams.clock.wall_ns(), until_idle=mode.until_idle)
     plan = Plan(history=history, test_mode=mode.test_mode, adopt=mode.adopt)
+    check_runnable(settings, seams.clock.wall_ns())
     parts = await trio.to_thread.run_sync(partial(open_parts, settings, plan, seams))
     try:
         _log_to_file(settings, seams, mode)
@@ -120,15 +135,24 @@ def _log_to_file(settings: Settings, seams: Seams, mode: RunMode) -> None:
     file = None if mode.test_mode else settings.pipeline.data_dir / LOG_FILE
     secrets = [secret for secret in secrets_in(settings) if secret is not None]
     # A terminal that shows progress bars wants no lines between them: those are in the file.
-    level = "warning" if mode.until_idle and sys.stderr.isatty() else "info"
-    setup = LogSetup(clock=seams.clock, stream=sys.stderr, log_level=level, file=file, secrets=secrets)
-    configure_logging(setup)
+    wanted = settings.pipeline
+    level = "warning" if mode.until_idle and sys.stderr.isatty() and wanted.log_level == "info" else wanted.log_level
+    configure_logging(
+        LogSetup(
+            clock=seams.clock,
+            stream=sys.stderr,
+            log_format=wanted.log_format,
+            log_level=level,
+            file=file,
+            secrets=secrets,
+        )
+    )
 
 
 async def _run_tree(parts: Parts, mode: RunMode) -> int:
     stop = trio.Event()
     out = sys.stderr
-    out.write(f"holdfast: status page {url_of(parts.listener)}, data in {parts.settings.pipeline.data_dir}\n")
+    out.write(f"holdfast: status page {url_of(parts.listener)}/, data in {parts.settings.pipeline.data_dir}\n")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_stop_on_signal, stop)
         if mode.until_idle:

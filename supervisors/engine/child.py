@@ -101,6 +101,8 @@ class ChildSpec:
     """No `ctx.ready()` within this time is a failed start."""
     backoff: Backoff | None = attrs.field(default=None, kw_only=True)
     """None = restart at once, as OTP does."""
+    progress_timeout_s: float | None = attrs.field(default=None, kw_only=True)
+    """Running, outside `ctx.waiting`, without `ctx.progress()` for so long = stalled: a crash. None = never."""
     significant: bool = attrs.field(default=False, kw_only=True)
     outages: tuple[type[BaseException], ...] = attrs.field(default=(), kw_only=True)
     """Errors that mean "a dependency is down": waited out under `backoff`, never counted, no group restart."""
@@ -113,6 +115,8 @@ class ChildSpec:
         _check_seconds(self.id, "shutdown_grace_s", self.shutdown_grace_s, "invalid_shutdown")
         _check_seconds(self.id, "cancel_grace_s", self.cancel_grace_s, "invalid_shutdown")
         _check_seconds(self.id, "start_timeout_s", self.start_timeout_s, "invalid_start_timeout")
+        if self.progress_timeout_s is not None:
+            _check_seconds(self.id, "progress_timeout_s", self.progress_timeout_s, "invalid_progress_timeout")
         ok = not self.outages or self.backoff is not None
         _require(ok, "bad_combination", self.id, "backoff", None, "given when outages are, or the wait would spin")
 

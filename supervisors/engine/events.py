@@ -30,6 +30,8 @@ class EventKind(StrEnum):
     START_FAILED = "actor_start_failed"
     ENDED = "actor_ended"
     CRASHED = "actor_crashed"
+    STALLED = "actor_stalled"
+    LOOP_HELD = "loop_held"
     OUTAGE = "actor_waiting_for_dependency"
     RESTARTING = "actor_restarting"
     STOPPED = "actor_stopped"
@@ -43,7 +45,7 @@ class EventKind(StrEnum):
 
 _ERRORS = (EventKind.START_FAILED, EventKind.CRASHED, EventKind.STOP_FAILED, EventKind.ESCALATED)
 _CRITICAL = (EventKind.UNSTOPPABLE, EventKind.FATAL)
-_WARNINGS = (EventKind.OUTAGE, EventKind.RESTARTING)
+_WARNINGS = (EventKind.OUTAGE, EventKind.RESTARTING, EventKind.STALLED, EventKind.LOOP_HELD)
 
 
 @attrs.frozen(kw_only=True)

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING
 import trio
 
 from runtime.actor import Seams
-from runtime.errors import InvariantViolation
+from runtime.errors import InvariantViolation, UnstoppableChild
+from supervisors.engine.child import ChildSpec
 from supervisors.engine.events import Event, EventKind, Report
 from supervisors.engine.exits import describe, find_fatal
-from supervisors.engine.life import Life
+from supervisors.engine.life import Life, stack_of
 
 if TYPE_CHECKING:
     from supervisors.engine.supervisor import Supervisor
 
+HOST_TASK = "supervision tree"
 CUT_SHARE = 0.2
 CUT_S_MAX = 3.0
 """The last part of the shutdown deadline, in which everything still running is cancelled at once."""
@@ -45,7 +47,8 @@ class Host:
         self._deadline_s = math.inf
         self._fatal = fatal
         self._shutdown_deadline_s = shutdown_deadline_s
-        self._lives: set[Life] = set()
+        self.lives: dict[Life, ChildSpec] = {}
+        """The actors that run now."""
         self._release = trio.Event()
         self._closed = trio.Event()
         self._kids: trio.Nursery | None = None
@@ -54,7 +57,7 @@ class Host:
     async def open(self) -> None:
         """Start the system task that holds the nursery."""
         opened = trio.Event()
-        trio.lowlevel.spawn_system_task(self._hold, opened, name="supervision tree")
+        trio.lowlevel.spawn_system_task(self._hold, opened, name=HOST_TASK)
         await opened.wait()
 
     async def _hold(self, opened: trio.Event) -> None:
@@ -65,21 +68,26 @@ class Host:
         finally:
             self._closed.set()
 
-    def spawn(self, life: Life, *, is_leaf: bool) -> None:
-        """Run `life` in a task of its own."""
+    def spawn(self, life: Life, spec: ChildSpec | None) -> None:
+        """Run `life` in a task of its own; `spec` is None for a supervisor."""
+        if spec is not None:
+            self.lives[life] = spec
+        self.kids.start_soon(life.main, name=life.path)
+
+    @property
+    def kids(self) -> trio.Nursery:
+        """The nursery of all child tasks. Raises: InvariantViolation when the host is not open."""
         if self._kids is None:
             raise InvariantViolation("the host of the tree is not open")
-        if is_leaf:
-            self._lives.add(life)
-        self._kids.start_soon(life.main, name=life.path)
+        return self._kids
 
     def path_of(self, actor_id: str) -> str | None:
         """Where an actor with this id runs, if one does."""
-        return next((life.path for life in self._lives if life.path.rpartition("/")[2] == actor_id), None)
+        return next((life.path for life in self.lives if life.path.rpartition("/")[2] == actor_id), None)
 
     def forget(self, life: Life) -> None:
         """It ended; look whether the whole process must."""
-        self._lives.discard(life)
+        self.lives.pop(life, None)
         fatal = find_fatal(life.exit.error, self._fatal) if life.exit else None
         if fatal is not None:
             self.fail(fatal, life.path)
@@ -98,10 +106,17 @@ class Host:
     def run_root(self, path: str, body: Callable[[Life], Awaitable[None]]) -> Life:
         """Start the root supervisor."""
         self._root = Life(path, 1, body, on_end=self.forget)
-        self.spawn(self._root, is_leaf=False)
+        self.spawn(self._root, None)
         if self.stop_asked.is_set():
             self._root.ask_to_stop()
         return self._root
+
+    def report_unstoppable(self, life: Life) -> None:
+        """Rung 5: name it, and have the process end with code 70."""
+        stack = stack_of(life)
+        detail = f"hangs in {stack}"
+        self.report(Event(kind=EventKind.UNSTOPPABLE, path=life.path, incarnation=life.number, detail=detail))
+        self.fail(UnstoppableChild(f"{life.path} did not stop; it hangs in {stack}"), life.path)
 
     def ask_to_stop(self, why: str) -> None:
         """Begin the ordered stop of the whole tree; the deadline counts from the first call."""
@@ -122,7 +137,7 @@ class Host:
         await self.stop_asked.wait()
         await trio.sleep_until(self._deadline_s - min(CUT_S_MAX, CUT_SHARE * self._shutdown_deadline_s))
         self.is_cut = True
-        for life in tuple(self._lives):
+        for life in tuple(self.lives):
             life.force("the shutdown deadline is near")
 
     async def close(self) -> None:

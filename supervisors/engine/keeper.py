@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable, Iterable
 import attrs
 import trio
 
-from runtime.errors import StartFailed, UnstoppableChild
+from runtime.errors import StartFailed
 from supervisors.engine import slot as states
 from supervisors.engine.child import ChildSpec, Restart
 from supervisors.engine.events import Event, EventKind
 from supervisors.engine.exits import ExitKind, ExitReason, describe
 from supervisors.engine.host import Host
-from supervisors.engine.life import Life, climb, stack_of
+from supervisors.engine.life import Life, climb
 from supervisors.engine.slot import Slot
 
 Body = Callable[[Life], Awaitable[None]]
@@ -40,7 +40,7 @@ class Keeper:
         slot.incarnations += 1
         life = slot.life = self._new_life(slot)
         slot.publish(self.host, states.STARTING)
-        self.host.spawn(life, is_leaf=not slot.is_supervisor)
+        self.host.spawn(life, slot.spec if isinstance(slot.spec, ChildSpec) else None)
         if not await self._handshake(life, slot):
             return None if self._is_interrupted else await self._too_slow(slot)
         if life.is_ready or life.exit is None or life.exit.kind is ExitKind.NORMAL:
@@ -135,9 +135,7 @@ class Keeper:
             return
         slot.life, slot.is_stuck, slot.last_exit = None, True, "unstoppable"
         slot.publish(self.host, states.FAILED)
-        stack = stack_of(life)
-        self.host.report(slot_event(EventKind.UNSTOPPABLE, slot, detail=f"hangs in {stack}"))
-        self.host.fail(UnstoppableChild(f"{slot.path} did not stop; it hangs in {stack}"), slot.path)
+        self.host.report_unstoppable(life)
 
 
 def is_accepted(slot: Slot, reason: ExitReason) -> bool:

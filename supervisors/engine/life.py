@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from supervisors.engine.exits import ExitReason, classify
+from runtime.errors import ActorStalled
+from supervisors.engine.exits import ExitKind, ExitReason, classify
 
 SHIELD_GRACE_S = 0.5
 """Rung 3: what a child gets after its registered shields were cancelled."""
@@ -26,6 +27,7 @@ class Life:
         "_on_end",
         "_outages",
         "asked",
+        "blame",
         "done",
         "exit",
         "forced",
@@ -33,6 +35,7 @@ class Life:
         "is_ready",
         "number",
         "path",
+        "ready_s",
         "scope",
         "settled",
         "shields",
@@ -56,8 +59,11 @@ class Life:
         self.done = trio.Event()
         self.exit: ExitReason | None = None
         self.is_ready = False
+        self.ready_s = 0.0
         self.is_ignored = False
         """The factory had nothing to run (OTP's `ignore`)."""
+        self.blame: ActorStalled | None = None
+        """Set by the watchdog: however it ends now, it was a crash."""
         self.asked = False
         self.forced = False
         self.task: trio.lowlevel.Task | None = None
@@ -73,6 +79,9 @@ class Life:
 
     def mark_ready(self) -> None:
         """The body has started; later calls mean nothing."""
+        if self.is_ready:
+            return
+        self.ready_s = trio.current_time()
         self.is_ready = True
         self.settled.set()
 
@@ -109,6 +118,8 @@ class Life:
         # no public way to disown it; a nursery of our own around every body would cost each start a second task.
         self.task._child_nurseries.clear()  # noqa: SLF001
         self.exit = classify(error, asked=self.asked, forced=self.forced, outages=self._outages)
+        if self.blame is not None and self.exit.kind is not ExitKind.CRASHED:
+            self.exit = ExitReason(ExitKind.CRASHED, self.blame)
         del error  # or this frame and the traceback would keep each other alive
         self.settled.set()
         self.done.set()

@@ -15,6 +15,7 @@ from supervisors.engine.host import Host
 from supervisors.engine.life import Life
 from supervisors.engine.slot import Slot
 from supervisors.engine.supervisor import Supervisor
+from supervisors.engine.watchdog import end_stalled
 
 OVERTIME_S = 1.0
 """Past the shutdown deadline the supervisors themselves get this long; more is a bug of the engine."""
@@ -51,6 +52,7 @@ async def run_tree(  # noqa: PLR0913 - the one entry point: its options are the 
             outer.start_soon(_relay_cancel, host)
             outer.start_soon(_relay_stop, host, stop)
             outer.start_soon(host.cut_at_deadline)
+            outer.start_soon(end_stalled, host)
             with trio.CancelScope(shield=True):
                 await _run(spec, host)
             outer.cancel_scope.cancel(reason="the tree has ended")

@@ -18,7 +18,7 @@ from actors.market.coverage import Coverage, coverage_batch
 from actors.market.schema import content_checksum
 from runtime.backoff import Backoff
 from runtime.board import DependencyState
-from runtime.errors import PermanentSinkError, RetryableSinkError
+from runtime.errors import ConfigError, PermanentSinkError, RetryableSinkError
 from tests.support.bridge import DAY, EUR, HOUR, LOG_ID, MINUTE, T0, FakeConsumer, LogBuilder, MemoryCursor, trades
 from tests.support.lossy_proxy import LossyProxy
 from tests.support.postgres_server import PostgresServer
@@ -230,6 +230,27 @@ async def test_rows_that_the_database_refuses_are_poison_and_leave_nothing(store
         assert await sink.open(LOG_ID) == {3: 0}
 
 
+async def test_without_coverage_in_its_stores_a_slice_still_replaces_its_interval(store):
+    log = log_of_slices(2)
+    log.slice(T0, T0 + HOUR, 100)
+    async with Running(log, store.factory(stores=frozenset({"quotes"}))) as run:
+        await run.wait_verified()
+    assert await store.quotes() == expected(log, without=frozenset({0}))
+
+
+async def test_a_reader_in_a_long_transaction_does_not_hold_up_a_new_month(store):
+    log = log_of_slices(1)
+    log.slice(T0 + 62 * DAY, T0 + 62 * DAY + HOUR, 10)
+    async with store.factory(lock_timeout_s=1)(seams()) as sink, store.factory()(seams()) as reader:
+        await sink.open(LOG_ID)
+        await reader.open(LOG_ID)
+        await sink.write(SinkBatch(groups=tuple(log.groups[:1]), marks={2: (0, 2)}))
+        link = reader._reader
+        await link.call(link.con.execute("begin; select count(*) from market.v_quotes"), 5)
+        await sink.write(SinkBatch(groups=tuple(log.groups[1:]), marks={2: (2, 4)}))
+    assert await store.quotes() == expected(log)
+
+
 # --- what readers are given
 
 
@@ -290,6 +311,18 @@ async def test_coverage_latest_is_disjoint_and_has_the_newest_word_everywhere(st
     assert shown == word
     for (_, high, revision, _), (low, _, following, _) in itertools.pairwise(found):
         assert high < low or revision != following
+
+
+async def test_a_dsn_that_the_driver_cannot_use_is_a_config_error(store):
+    with pytest.raises(ConfigError, match="dsn"):
+        async with store.factory(dsn="mysql://somewhere/db")(seams()) as sink:
+            await sink.open(LOG_ID)
+
+
+async def test_nobody_there_is_an_outage(store):
+    with pytest.raises(RetryableSinkError):
+        async with store.factory(dsn="postgresql://127.0.0.1:1/db")(seams()) as sink:
+            await sink.open(LOG_ID)
 
 
 # --- positive controls on the real database

@@ -25,9 +25,7 @@ from runtime.mailbox import Mailbox
 
 def context(started: trio.Event) -> ActorContext:
     seams = Seams(clock=VirtualClock(0), entropy=SeededEntropy(1), offload=offload_inline, board=Board())
-    return ActorContext(
-        name="buffer", incarnation=1, seams=seams, log=structlog.get_logger(), on_ready=started.set
-    )
+    return ActorContext(name="buffer", incarnation=1, seams=seams, log=structlog.get_logger(), on_ready=started.set)
 
 
 def draft(sequence: int, *, size: int = 100) -> GroupDraft:

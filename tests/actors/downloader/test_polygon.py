@@ -337,6 +337,16 @@ async def test_each_request_takes_from_the_budget_of_the_key(autojump_clock):
     assert (len(asked), round(trio.current_time() - began_s)) == (3, 120)
 
 
+async def test_closed_under_a_chain_it_is_an_outage_not_a_crash():
+    history, asked = source(lambda request, n: answer([quote(T0 + n)], next_url=f"/v3/q?cursor={n}"))
+    async with aclosing(history.pages("C:EURUSD", "quotes", T0, END)) as chain:
+        await anext(chain)
+        await history.close()
+        with pytest.raises(RetryableSourceError, match="closed"):
+            await anext(chain)
+    assert len(asked) == 1
+
+
 def test_the_key_is_not_shown():
     history, _ = source(lambda request, n: answer())
     assert KEY not in repr(history)

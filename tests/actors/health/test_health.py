@@ -50,8 +50,8 @@ async def test_it_serves_until_drained_and_another_incarnation_takes_the_same_po
                 await is_ready.wait()
                 assert board.endpoints == {"health": url_of(listener)}
                 async with httpx.AsyncClient() as http:
-                    assert (await http.get(url_of(listener) + "livez")).status_code == 200
-                    foreign = await http.get(url_of(listener) + "livez", headers={"host": "evil.example"})
+                    assert (await http.get(url_of(listener) + "/livez")).status_code == 200
+                    foreign = await http.get(url_of(listener) + "/livez", headers={"host": "evil.example"})
                     assert foreign.status_code == 421
                 ctx.drain_requested.set()
 
@@ -86,4 +86,4 @@ def test_an_address_that_is_not_ours_is_a_matter_for_a_person(listen):
 
 def test_addresses_are_shown_as_a_browser_takes_them():
     with open_listener("0.0.0.0:0") as everywhere:
-        assert url_of(everywhere) == f"http://127.0.0.1:{everywhere.getsockname()[1]}/"
+        assert url_of(everywhere) == f"http://127.0.0.1:{everywhere.getsockname()[1]}"

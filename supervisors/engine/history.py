@@ -1,0 +1,124 @@
+"""Restart history: per child what ended it, when, and what was decided; bounded; survives the process (4.6).
+
+It listens to the engine's events and is read by people (`explain`). Kept as JSON lines, so that a restart by systemd
+does not hide a crash loop. Pure: who owns it saves `dump()` and hands an old one to `load`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import traceback
+from collections import deque
+from collections.abc import Callable
+
+import attrs
+import msgspec
+
+from runtime.clock import format_ns
+from supervisors.engine.events import Event, EventKind, Report
+from supervisors.engine.exits import leaves
+
+ENTRIES_PER_CHILD_MAX = 50
+CHILDREN_MAX = 500
+KEPT = frozenset(EventKind) - {EventKind.STARTED, EventKind.STOPPED, EventKind.TREE_STOPPING, EventKind.LOOP_HELD}
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of the history."""
+
+    at_ns: int
+    path: str
+    what: str
+    reason: str = ""
+    trace: str = ""
+    """The same for the same place of the same error: tells one bug that repeats from many."""
+    attempt: int = 0
+    delay_s: float | None = None
+    budget_left: int | None = None
+
+    def line(self) -> str:
+        """For people."""
+        parts = [format_ns(self.at_ns // 10**6 * 10**6), self.what]
+        if self.delay_s is not None:
+            parts.append(f"in {self.delay_s:.1f} s (attempt {self.attempt})")
+        if self.budget_left is not None:
+            parts.append(f"[{self.budget_left} restarts left]")
+        if self.reason:
+            parts.append(self.reason)
+        return " ".join(parts) + (f" <{self.trace}>" if self.trace else "")
+
+
+@attrs.define
+class History:
+    """Use `record` as (part of) the tree's report."""
+
+    wall_ns: Callable[[], int]
+    changes: int = 0
+    """Goes up with each entry: the owner knows whether there is something to save."""
+    _entries: dict[str, deque[Entry]] = attrs.field(factory=dict)
+
+    def record(self, event: Event) -> None:
+        """Keep what is worth explaining later."""
+        if event.kind not in KEPT:
+            return
+        error = event.reason.error if event.reason else None
+        entry = Entry(
+            at_ns=self.wall_ns(),
+            path=event.path,
+            what=event.kind.value,
+            reason=str(event.reason) if event.reason else event.detail,
+            trace=trace_hash(error) if error else "",
+            attempt=event.attempt,
+            delay_s=event.delay_s,
+            budget_left=event.budget_left,
+        )
+        self._add(entry)
+        self.changes += 1
+
+    def explain(self, path: str, last: int = 10) -> list[str]:
+        """The newest entries of one child, oldest first; with how often its last error was seen."""
+        entries = self._entries.get(path, deque())
+        lines = [entry.line() for entry in list(entries)[-last:]]
+        traces = [entry.trace for entry in entries if entry.trace]
+        if traces:
+            lines.append(f"its last error <{traces[-1]}> was seen {traces.count(traces[-1])} times")
+        return lines
+
+    def dump(self) -> bytes:
+        """Everything as JSON lines."""
+        return b"".join(msgspec.json.encode(e) + b"\n" for entries in self._entries.values() for e in entries)
+
+    def load(self, data: bytes) -> int:
+        """Take over an earlier process's history; lines that do not parse are dropped. Returns how many were."""
+        dropped = 0
+        for line in data.splitlines():
+            try:
+                self._add(msgspec.json.decode(line, type=Entry))
+            except msgspec.MsgspecError:
+                dropped += 1
+        return dropped
+
+    def _add(self, entry: Entry) -> None:
+        if entry.path not in self._entries and len(self._entries) >= CHILDREN_MAX:
+            del self._entries[next(iter(self._entries))]
+        self._entries.setdefault(entry.path, deque(maxlen=ENTRIES_PER_CHILD_MAX)).append(entry)
+
+
+def both(*reports: Report) -> Report:
+    """One report that tells several."""
+
+    def report(event: Event) -> None:
+        for each in reports:
+            each(event)
+
+    return report
+
+
+def trace_hash(error: BaseException) -> str:
+    """Eight hex digits of type and place (function names, no line numbers or values) of each error inside."""
+    digest = hashlib.blake2b(digest_size=4)
+    for leaf in leaves(error):
+        digest.update(type(leaf).__qualname__.encode())
+        for frame in traceback.extract_tb(leaf.__traceback__):
+            digest.update(f"{frame.filename.rpartition('/')[2]}:{frame.name}".encode())
+    return digest.hexdigest()
