@@ -12,7 +12,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = subparsers.add_parser(
         "simulator",
         help="the Polygon-compatible market simulator alone",
-        description="A local market that speaks Polygon's API, pages and streams: a seeded synthetic one, or a recording.",
+        description="A local market that speaks Polygon's API and streams: a seeded one, or a recording.",
     )
     add_options(parser)
     parser.set_defaults(run=run)
