@@ -18,6 +18,8 @@ from runtime.log.types import Group
 Interval = tuple[DayKey, int, int]
 """A day, and the minutes [low, high) of it."""
 
+_NO_ROWS = {kind: pa.RecordBatch.from_pylist([], schema=SCHEMAS[kind]) for kind in BASES_OF}
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class SliceInput:
@@ -140,7 +142,7 @@ def _joined(kind: str, parts: list[pa.RecordBatch]) -> pa.RecordBatch:
     """One batch of the numbers: dictionaries of several frames cannot be joined, and nobody needs them."""
     numbers = [part.select([f.name for f in part.schema if pa.types.is_primitive(f.type)]) for part in parts]
     if not numbers:
-        return pa.RecordBatch.from_pylist([], schema=SCHEMAS[kind])
+        return _NO_ROWS[kind]
     return numbers[0] if len(numbers) == 1 else pa.concat_batches(numbers)
 
 
