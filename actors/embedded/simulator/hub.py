@@ -45,6 +45,7 @@ class Connection:
     """Whether the unknown event is still to come."""
     leaving: bool = False
     """It is being closed: no data any more."""
+    aborted: bool = False
 
     def finish(self, code: int, status: bytes | None = None) -> None:
         """Send what is held, the status last, then close."""
@@ -55,7 +56,7 @@ class Connection:
 
     def abort(self, *, reset: bool = False) -> None:
         """End it without a word."""
-        self.leaving = True
+        self.leaving = self.aborted = True
         self.outbox.close(1011)
         if self.wire is not None:
             self.wire.abort(reset=reset)
@@ -103,7 +104,7 @@ class Lane:
         return [symbol for symbol in self.feed.symbols if any(session.wants(symbol) for session in there)]
 
     def deliver(self, span: Span) -> None:
-        """To everybody who wants it; whoever has no room for it is too slow."""
+        """To everybody who wants it."""
         receivers = [
             one for one in self.connections
             if not one.leaving and one.session.wants(span.symbol) and not (one.wire is not None and one.wire.muted)
@@ -120,16 +121,19 @@ class Lane:
             one.outbox.put(UNKNOWN_EVENT)
             one.quirk_due = False
         for text in texts:
-            if not one.outbox.put(text):
-                self.kill_slow(one)
-                return
+            one.outbox.put(text)
             self.counts.bytes += len(text)
         self.counts.events += span.count
 
-    def kill_slow(self, one: Connection) -> None:
-        """The vendor's rule for slow readers."""
-        self.counts.too_slow += 1
-        one.abort()
+    def kill_slow(self, now_s: float) -> None:
+        """The vendor's rule for slow readers: more is waiting than the buffer may hold, or one send takes for ever."""
+        for one in self.connections:
+            since = one.sending_since_s
+            stuck = since is not None and now_s - since > STUCK_S
+            muted = one.wire is not None and one.wire.muted
+            if (stuck or one.outbox.overfull) and not muted and not one.aborted:
+                self.counts.too_slow += 1
+                one.abort()
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -171,13 +175,13 @@ class Hub:
         for lane in self.lanes:
             now = self.moment(to_ns)
             self._expire(lane, now)
+            lane.kill_slow(now.real_s)
             for span in await self._due(lane, to_ns):
                 for piece in lane.disturber.send(span):
                     lane.deliver(piece)
             for span in lane.disturber.release(now):
                 lane.deliver(span)
             lane.position_ns = max(lane.position_ns, to_ns)
-            self._kill_stuck(lane, now.real_s)
             self._prepare(lane, to_ns, nursery)
         self.time.given(to_ns)
 
@@ -221,13 +225,6 @@ class Hub:
             await lane.cache.get(symbol, part)
         finally:
             lane.coming.discard((symbol, part.from_ns))
-
-    def _kill_stuck(self, lane: Lane, now_s: float) -> None:
-        for one in lane.connections:
-            since = one.sending_since_s
-            muted = one.wire is not None and one.wire.muted
-            if since is not None and now_s - since > STUCK_S and not muted and one.outbox.close_code != 1011:
-                lane.kill_slow(one)
 
     def _fire(self, now: Moment) -> None:
         for fired in self.faults.due(now):

@@ -44,7 +44,7 @@ def make_market(options: Options, clock: Clock) -> Market:
     if options.rate:
         return _with_rate(options, only, clock)
     quotes = SyntheticMarket(seed=options.seed, always_open=options.always_open, only=only)
-    return _market(options.seed, quotes, SyntheticTrades(seed=options.seed, only=only))
+    return market_of(options.seed, quotes, SyntheticTrades(seed=options.seed, only=only))
 
 
 def _check_known(asked: frozenset[str], known: tuple[str, ...]) -> None:
@@ -59,13 +59,14 @@ def _recorded(options: Options, only: frozenset[str]) -> Market:
     if only:
         recording = recording.restricted(only)
     if isinstance(recording, BinanceCapture):
-        market = _market(options.seed, NoQuotes(description=recording.description), recording)
+        market = market_of(options.seed, NoQuotes(description=recording.description), recording)
     else:
-        market = _market(options.seed, recording, None)
+        market = market_of(options.seed, recording, None)
     return attrs.evolve(market, first_ns=recording.first_ns)
 
 
-def _market(seed: int, quotes: Feed, trades: TradeFeed | None) -> Market:
+def market_of(seed: int, quotes: Feed, trades: TradeFeed | None) -> Market:
+    """Any feeds, rendered by text columns."""
     def quote_pages(symbol: str, part: Part) -> Rows:
         return render(quotes.quotes(symbol, part))
 

@@ -18,7 +18,11 @@ _COMMA, _OPEN, _CLOSE = b",", b"[", b"]"
 
 @attrs.define(eq=False)
 class Outbox:
-    """JSON elements joined by commas, in pieces; `take` packs as many as fit into one frame."""
+    """JSON elements joined by commas, in pieces; `take` packs as many as fit into one frame.
+
+    It takes everything in; whoever fills it looks at `overfull` before the next round and ends the connection, so a
+    single round may be larger than the buffer and a client that reads is not punished for it.
+    """
 
     bytes_max: int = BUFFER_BYTES_MAX
     held_bytes: int = 0
@@ -27,16 +31,17 @@ class Outbox:
     _pieces: deque[bytes | memoryview] = attrs.field(factory=deque, init=False)
     _filled: trio.Event = attrs.field(factory=trio.Event, init=False)
 
-    def put(self, piece: bytes | memoryview) -> bool:
-        """Take one piece; False when the buffer is full: the client is too slow."""
-        if self.close_code is not None:
-            return True
-        if self.held_bytes + len(piece) > self.bytes_max:
-            return False
-        self._pieces.append(piece)
-        self.held_bytes += len(piece)
-        self._filled.set()
-        return True
+    @property
+    def overfull(self) -> bool:
+        """Whether the client is too slow."""
+        return self.held_bytes > self.bytes_max
+
+    def put(self, piece: bytes | memoryview) -> None:
+        """Take one piece, unless it is closed."""
+        if self.close_code is None:
+            self._pieces.append(piece)
+            self.held_bytes += len(piece)
+            self._filled.set()
 
     def close(self, code: int) -> None:
         """Nothing more comes."""

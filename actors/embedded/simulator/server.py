@@ -10,8 +10,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
+import h11
 import pyarrow as pa
 import trio
+import wsproto.utilities
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer
@@ -32,6 +34,11 @@ GRACE_S = 1.0
 KEEP_ALIVE_S = 75.0
 PING_S = 20.0
 MESSAGE_BYTES_MAX = 1 << 20
+CLIENTS_FAULT = (
+    *(h11.ProtocolError, wsproto.utilities.ProtocolError, OSError),
+    *(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError),
+)
+"""What a client that breaks the protocol, or vanishes, can make of hypercorn's handler: it must harm only itself."""
 
 
 def run(options: Options, say: Callable[[str], None]) -> None:
@@ -97,7 +104,10 @@ async def serve_world(
     async def handle(stream: trio.SocketStream) -> None:
         wire = Wire(stream)
         wrapped = ASGIWrapper(cast("Any", _with_wire(app, wire)))
-        await TCPServer(wrapped, config, context, ConnectionState({}), cast("Any", wire))
+        try:
+            await TCPServer(wrapped, config, context, ConnectionState({}), cast("Any", wire))
+        except* CLIENTS_FAULT:
+            wire.abort()
 
     async with trio.open_nursery() as pump:
         if world.hub is not None:

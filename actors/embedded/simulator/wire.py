@@ -23,6 +23,7 @@ class Wire(HalfCloseableStream):
     _cut_after: int | None = attrs.field(default=None, init=False)
     _cut_resets: bool = attrs.field(default=False, init=False)
     _muted: trio.Event | None = attrs.field(default=None, init=False)
+    _ended: bool = attrs.field(default=False, init=False)
 
     @property
     def socket(self) -> trio.socket.SocketType:
@@ -60,6 +61,8 @@ class Wire(HalfCloseableStream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Raises: trio.BrokenResourceError also where a fault cut it."""
         await self._unmuted()
+        if self._ended:
+            raise trio.BrokenResourceError("it was ended already")
         if self._cut_after is None or len(data) <= self._cut_after:
             await self.stream.send_all(data)
             self.sent_bytes += len(data)
@@ -83,7 +86,8 @@ class Wire(HalfCloseableStream):
         return data
 
     async def send_eof(self) -> None:
-        """As trio's."""
+        """As trio's. hypercorn may still want to send a ping meanwhile, which trio would call a bug of ours."""
+        self._ended = True
         await self.stream.send_eof()
 
     async def aclose(self) -> None:
