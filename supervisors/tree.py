@@ -375,8 +375,10 @@ class _Factories:
         sink: SinkFactory = (
             self._memory_sink(name) if p.plan.test_mode else sink_factory(name, p.settings, p.home, adopt=p.plan.adopt)
         )
-        consumer = p.log.consumer(f"bridge.{name}")
-        return Delivery(sink=sink, consumer=consumer, cursor=p.log.cursor(f"bridge.{name}"))
+        n = p.log.partitions
+        lanes = (("live", range(n)), ("history", range(n, 2 * n)))
+        live, history = (p.log.consumer(f"bridge.{name}.{lane}", partitions=frozenset(of)) for lane, of in lanes)
+        return Delivery(sink=sink, consumers=(live, history), cursor=p.log.cursor(f"bridge.{name}"))
 
     def _memory_sink(self, name: str) -> SinkFactory:
         sink = self.parts.settings.sinks[name]

@@ -11,6 +11,7 @@ import trio
 from actors.market import schema
 from actors.market.coverage import Coverage, coverage_batch
 from runtime.log.cursor import Cursor
+from runtime.log.reader import cut_group
 from runtime.log.types import Frame, Group
 
 MINUTE = 60 * 10**9
@@ -82,15 +83,15 @@ class LogBuilder:
         self.groups: list[Group] = []
         self.end = 0
         self._stamp_ns = stamp_ns
-        self._offsets: dict[int, int] = {}
+        self.offsets: dict[int, int] = {}
 
     def append(self, frames: list[tuple[int, str, pa.RecordBatch]], producer: str = "test") -> Group:
         """One group of (partition, kind, batch)."""
         built = []
         for partition, kind, batch in frames:
             for encoded in schema.encode(kind, batch):
-                offset = self._offsets.get(partition, 0)
-                self._offsets[partition] = offset + 1
+                offset = self.offsets.get(partition, 0)
+                self.offsets[partition] = offset + 1
                 built.append(
                     Frame(
                         partition=partition,
@@ -141,8 +142,9 @@ class LogBuilder:
 class FakeConsumer:
     """The Consumer protocol over a LogBuilder; new groups appear when the builder grows and `wake` is called."""
 
-    def __init__(self, log: LogBuilder, name: str = "bridge.test") -> None:
+    def __init__(self, log: LogBuilder, name: str = "bridge.test", partitions: frozenset[int] | None = None) -> None:
         self.name = name
+        self.partitions = partitions
         self.log = log
         self.log_id = log.log_id
         self.partitions_live = log.partitions_live
@@ -174,21 +176,48 @@ class FakeConsumer:
     def read_nowait_available(self) -> bool:
         return self._position < self.log.end
 
-    async def read(self, *, bytes_max: int = 4 << 20) -> list[Group]:
+    def log_end_offset(self, partition: int) -> int:
+        return self.log.offsets.get(partition, 0)
+
+    async def read(self, *, bytes_max: int = 4 << 20, wait: bool = True) -> list[Group]:
         await trio.lowlevel.checkpoint()
-        while self._position >= self.log.end:
-            await self._grown.wait()
-        self.reads += 1
+        while True:
+            self.reads += 1
+            found = self._look(bytes_max)
+            if found or not wait:
+                return found
+            if self._position >= self.log.end:
+                await self._grown.wait()
+
+    def _look(self, bytes_max: int) -> list[Group]:
         found: list[Group] = []
         size = 0
         for group in self.log.groups:
-            if group.position >= self._position:
-                if found and size >= bytes_max:
-                    break
-                found.append(group)
+            if group.position >= self._position and size < bytes_max:
                 size += group.end_position - group.position
-        self._position = found[-1].end_position
+                self._position = group.end_position
+                cut = cut_group(group, self.partitions)
+                if cut is not None:
+                    found.append(cut)
         return found
+
+
+class Consumers:
+    """The two consumers of a delivery."""
+
+    def __init__(self, log: LogBuilder) -> None:
+        n = log.partitions_live
+        self.live = FakeConsumer(log, "live", frozenset(range(n)))
+        self.history = FakeConsumer(log, "history", frozenset(range(n, 2 * n)))
+
+    @property
+    def both(self) -> tuple[FakeConsumer, FakeConsumer]:
+        return self.live, self.history
+
+    def wake(self) -> None:
+        """Groups were added."""
+        self.live.wake()
+        self.history.wake()
 
 
 class MemoryCursor:
