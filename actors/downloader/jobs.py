@@ -160,7 +160,7 @@ class Position:
         """JSON of at most POSITION_BYTES_MAX; what must be left out costs a refetch, never a hole."""
         rest = msgspec.json.encode({"job": self.job, "job_done_to": self.job_done_to}).decode()[1:]
         quarantined = msgspec.json.encode(self.quarantined).decode()
-        if self.confirmed == self.covered:
+        if self.covered and self.confirmed == self.covered:
             covered = self.covered.to_json(bytes_max=LISTS_BYTES_MAX - len(quarantined))
             confirmed = "true"
         else:

@@ -32,6 +32,11 @@ class AppendRequest:
             self._result = result
             self._done.set()
 
+    @property
+    def answered(self) -> bool:
+        """True: `wait` returns, or raises, at once."""
+        return self._done.is_set()
+
     async def wait(self) -> Appended:
         """Block until durable; raises what the writer raised, NotConnected if the buffer went away."""
         await self._done.wait()
