@@ -25,6 +25,8 @@ class MemoryCommitLog:
     states: dict[str, ProducerState] = attrs.field(factory=dict)
     offsets: dict[int, int] = attrs.field(factory=dict)
     """Partition -> its next offset."""
+    _bytes: int = attrs.field(default=0, init=False)
+    _rows: int = attrs.field(default=0, init=False)
 
     @property
     def end_position(self) -> int:
@@ -34,7 +36,7 @@ class MemoryCommitLog:
     @property
     def bytes(self) -> int:
         """Bodies kept."""
-        return sum(len(f.body) for g in self.groups for f in g.frames)
+        return self._bytes
 
     @property
     def segments(self) -> int:
@@ -44,7 +46,7 @@ class MemoryCommitLog:
     @property
     def records_accepted(self) -> int:
         """Rows kept."""
-        return sum(f.rows for g in self.groups for f in g.frames)
+        return self._rows
 
     def reopen(self) -> None:
         """As after a recovery: what was committed is there."""
@@ -115,6 +117,8 @@ class MemoryCommitLog:
             ),
         )
         self.groups.append(group)
+        self._bytes += sum(len(f.body) for f in group.frames)
+        self._rows += sum(f.rows for f in group.frames)
         self.states[draft.producer] = ProducerState(sequence=draft.sequence, position=draft.producer_position)
         return group
 

@@ -94,7 +94,7 @@ class World:
     settle_s: float = 1200.0
     log: CrashingLog = attrs.field(factory=CrashingLog)
     limits: LiveLimits = attrs.field(
-        factory=lambda: LiveLimits(backoff=Backoff(initial_s=1.0, max_s=8.0), minute_settle_s=0.5)
+        factory=lambda: LiveLimits(backoff=Backoff(initial_s=1.0, max_s=8.0), minute_settle_s=0.5, linger_s=0.4)
     )
     rules: ConfirmRules | None = None
     board: Board = attrs.field(factory=Board)
@@ -109,7 +109,9 @@ class World:
     _live: MemoryLive | None = None
 
     def context(self, name: str) -> ActorContext:
-        seams = Seams(clock=self.clock, entropy=SeededEntropy(len(self.lives)), offload=offload_inline, board=self.board)
+        seams = Seams(
+            clock=self.clock, entropy=SeededEntropy(len(self.lives)), offload=offload_inline, board=self.board
+        )
         logger = structlog.wrap_logger(structlog.ReturnLogger(), processors=[lambda *_: ""])
         ctx = ActorContext(name=name, incarnation=1, seams=seams, log=logger)
         self.contexts.append(ctx)
@@ -123,7 +125,7 @@ class World:
         seam = self.seam = Seam(self.log.producer)
         market_clock = MarketClock(self.clock)
         if self._live is None:
-            self._live = MemoryLive(market=self.market, script=self.script)  # the vendor outlives us
+            self._live = MemoryLive(market=self.market, script=self.script, beat_s=0.2)  # the vendor outlives us
         live = self._live
         self.lives.append(live)
         history = self.source(MemoryHistory(ticks=self.market.ticks, visible_to_ns=self.market.now_ns, page_rows=700))
@@ -146,17 +148,18 @@ class World:
                 appender=appender,
                 partitions=N,
                 history=tuple(
-                    HistoryJob(symbol=s, kind=k, from_ns=self.history_from_ns, to_ns=None) for s, k in self.kinds.items()
+                    HistoryJob(symbol=s, kind=k, from_ns=self.history_from_ns, to_ns=None)
+                    for s, k in self.kinds.items()
                 ),
                 jobs=MemoryJobs(),
                 new_jobs=Mailbox("jobs", 4),
-                limits=DownloadLimits(
-                    settle_s=0.5, fetch=FetchLimits(backoff=Backoff(initial_s=0.2, max_s=4.0))
-                ),
+                limits=DownloadLimits(settle_s=0.5, fetch=FetchLimits(backoff=Backoff(initial_s=0.2, max_s=4.0))),
                 market=market_clock,
                 seam=seam,
                 rules=self.rules
-                or ConfirmRules(confirm=self.confirm, settle_s=self.settle_s, quarantine_retry_s=5.0, order_delay_s=0.5),
+                or ConfirmRules(
+                    confirm=self.confirm, settle_s=self.settle_s, quarantine_retry_s=5.0, order_delay_s=0.5
+                ),
             ),
         ]
         try:
@@ -290,9 +293,7 @@ def check(world: World, to_ns: int, *, seeds: int = 5, symbol: str = EUR) -> lis
     lower = world.history_from_ns
     columns = ticks.columns(0, len(ticks.ts_ns))
     wanted = Counter(
-        row
-        for row in zip(ticks.ts_ns.tolist(), *(c.tolist() for c in columns), strict=True)
-        if lower <= row[0] < to_ns
+        row for row in zip(ticks.ts_ns.tolist(), *(c.tolist() for c in columns), strict=True) if lower <= row[0] < to_ns
     )
 
     def upto(rows: Counter[Row]) -> Counter[Row]:
