@@ -48,10 +48,6 @@ class Span:
         starts = range(self.start, self.stop, PIECE_ROWS)
         return [self.rows.text(at, min(at + PIECE_ROWS, self.stop), descending=False) for at in starts]
 
-    def times(self) -> tuple[int, int]:
-        """Of its first and last row."""
-        return int(self.rows.ts_ns[self.start]), int(self.rows.ts_ns[self.stop - 1])
-
 
 @attrs.define(kw_only=True, eq=False)
 class Disturber:
@@ -135,8 +131,11 @@ class Disturber:
         for piece in found:
             assert replay is not None
             replay.rows += piece.count
-            self.book(piece.symbol).note(piece.times(), piece.count, f"replay:{replay.number}")
+            self._note(piece, f"replay:{replay.number}")
         return found
+
+    def _note(self, span: Span, outcome: str) -> None:
+        self.book(span.symbol).note(span.rows.ts_ns, span.start, span.stop, outcome)
 
     def _all(self, kind: str, symbol: str = "") -> list[Fired]:
         return [
@@ -149,7 +148,7 @@ class Disturber:
 
     def _drop(self, span: Span, fired: Fired) -> None:
         fired.rows += span.count
-        self.book(span.symbol).note(span.times(), span.count, f"{fired.fault.fault}:{fired.number}")
+        self._note(span, f"{fired.fault.fault}:{fired.number}")
 
     def _without_gap(self, span: Span, gap: Fired) -> list[Span]:
         limit = gap.fault.rows
@@ -190,10 +189,10 @@ class Disturber:
         self._held_rows += 1
         late.rows += 1
         heapq.heappush(self._late, (due_ns, self._numbers, row, late))
-        self.book(row.symbol).note(row.times(), 1, f"late:{late.number}")
+        self._note(row, f"late:{late.number}")
 
     def _out(self, span: Span, outcome: str) -> Span:
-        self.book(span.symbol).note(span.times(), span.count, outcome)
+        self._note(span, outcome)
         self._recent.append(span)
         self._recent_rows += span.count
         wanted = max([RECENT_ROWS, *(fired.fault.n for fired in self._all("replay"))])

@@ -67,6 +67,7 @@ def _recorded(options: Options, only: frozenset[str]) -> Market:
 
 def market_of(seed: int, quotes: Feed, trades: TradeFeed | None) -> Market:
     """Any feeds, rendered by text columns."""
+
     def quote_pages(symbol: str, part: Part) -> Rows:
         return render(quotes.quotes(symbol, part))
 

@@ -10,12 +10,14 @@ from collections import Counter, deque
 
 import attrs
 
+from actors.embedded.simulator.feed import Instants
+
 RUNS_MAX = 20_000
 
 
 @attrs.define(kw_only=True)
 class Run:
-    """Consecutive rows of one symbol with one fate; times of the first and last in ns."""
+    """Adjacent rows of one part of one symbol with one fate; times of the first and last in ns."""
 
     first_ns: int
     last_ns: int
@@ -30,19 +32,21 @@ class SymbolLedger:
     totals: Counter[str] = attrs.field(factory=Counter)
     runs: deque[Run] = attrs.field(factory=lambda: deque(maxlen=RUNS_MAX))
     runs_total: int = 0
-    joined: bool = False
-    """Whether the newest run may grow: nobody came or went since."""
+    _next: tuple[int, int] | None = None
+    """The row with which the newest run may grow: nothing lies between. By its part's first time and its number."""
 
-    def note(self, times: tuple[int, int], rows: int, outcome: str) -> None:
-        """Rows in time order from times[0] to times[1]."""
+    def note(self, ts_ns: Instants, start: int, stop: int, outcome: str) -> None:
+        """Rows start … stop - 1 of the part whose times are `ts_ns`."""
+        rows, part = stop - start, int(ts_ns[0])
         self.totals[outcome.partition(":")[0]] += rows
-        newest = self.runs[-1] if self.runs and self.joined else None
-        if newest is not None and newest.outcome == outcome and times[0] >= newest.last_ns:
-            newest.last_ns, newest.rows = times[1], newest.rows + rows
-            return
-        self.runs.append(Run(first_ns=times[0], last_ns=times[1], rows=rows, outcome=outcome))
-        self.runs_total += 1
-        self.joined = True
+        last_ns = int(ts_ns[stop - 1])
+        if self._next == (part, start) and self.runs[-1].outcome == outcome:
+            self.runs[-1].last_ns = last_ns
+            self.runs[-1].rows += rows
+        else:
+            self.runs.append(Run(first_ns=int(ts_ns[start]), last_ns=last_ns, rows=rows, outcome=outcome))
+            self.runs_total += 1
+        self._next = (part, stop)
 
     def report(self) -> dict[str, object]:
         """As JSON."""

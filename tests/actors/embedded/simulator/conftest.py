@@ -248,8 +248,7 @@ async def live_of(
         try:
             yield Live(world=world, clock=clock, port=port)
         finally:
-            stopping.set()
-            nursery.cancel_scope.deadline = trio.current_time() + 0.2
+            nursery.cancel_scope.cancel()
 
 
 def world_of(feed: Feed, **changes: Any) -> World:
