@@ -40,7 +40,7 @@ class Lanes:
     history: Lane
     partitions_live: int
     _owed_rows: float = 0.0
-    """What history is to get before live goes on."""
+    """What history is to get before live goes on; below 0: what it had too much."""
     _live_rows_at_s: float = float("-inf")
     _after: tuple[int, dict[int, int]] = (-1, {})
     """(position, needs) of the history group that was looked at last."""
@@ -60,13 +60,13 @@ class Lanes:
             self._owed_rows = 0.0
         if live_due and not (history_due and self._owed_rows >= self._worth(limits)):
             return self._take_live(limits, now_s, beside_history=history_due)
-        return self._take_history(limits, now_s) if history_due else None
+        return self._take_history(limits, now_s, beside_live=live_due) if history_due else None
 
     def take_any(self, limits: Coalescing, now_s: float) -> Turn | None:
         """The next batch, due or not: at the end."""
         if self.live.has_waiting:
             return self._take_live(limits, now_s, beside_history=False)
-        return self._take_history(limits, now_s)
+        return self._take_history(limits, now_s, beside_live=False)
 
     def is_live_busy(self, now_s: float) -> bool:
         """Live rows wait or came a moment ago: nothing should take long now."""
@@ -126,13 +126,14 @@ class Lanes:
             self._owed_rows += _weight(batch) * HISTORY_SHARE / (1 - HISTORY_SHARE)
         return Turn(lane=self.live, batch=batch)
 
-    def _take_history(self, limits: Coalescing, now_s: float) -> Turn | None:
+    def _take_history(self, limits: Coalescing, now_s: float, *, beside_live: bool) -> Turn | None:
         if self.is_live_busy(now_s):
             limits = attrs.evolve(limits, rows_max=min(limits.rows_max, BESIDE_LIVE_ROWS_MAX))
         batch = self.history.take(limits, now_s, is_ripe=self._is_ripe)
         if batch is None:
             return None
-        self._owed_rows = max(0.0, self._owed_rows - _weight(batch))
+        if beside_live:
+            self._owed_rows -= _weight(batch)
         return Turn(lane=self.history, batch=batch)
 
     def _history_due_at_s(self, limits: Coalescing) -> float:

@@ -10,6 +10,7 @@ import trio
 
 from actors.market import schema
 from actors.market.coverage import Coverage, coverage_batch
+from actors.market.symbols import partition_of
 from runtime.log.cursor import Cursor
 from runtime.log.reader import cut_group
 from runtime.log.types import Frame, Group
@@ -127,16 +128,47 @@ class LogBuilder:
         partition: int = 2,
         after_offset: int | None = None,
         sizes: bool = False,
+        status: str = "",
     ) -> Group:
         """A whole fetched interval of quotes: `rows` evenly spaced, or at these times."""
         times = [from_ns + (to_ns - from_ns) * i // rows for i in range(rows)] if isinstance(rows, int) else rows
         batch = quotes(symbol, times, price=price, sizes=sizes)
         record = Coverage(
             symbol=symbol, kind="quotes", source="polygon", from_ns=from_ns, to_ns=to_ns,
-            status="final" if batch.num_rows else "empty", rows=batch.num_rows,
+            status=status or ("final" if batch.num_rows else "empty"), rows=batch.num_rows,
             checksum=schema.content_checksum("quotes", batch), after_offset=after_offset, request_id="r1",
         )  # fmt: skip
         return self.append([(partition, "quotes", batch), (partition, "coverage", coverage_batch([record]))])
+
+    def live(
+        self,
+        times: Iterable[int],
+        *,
+        symbol: str = EUR,
+        beat: tuple[int, int] | None = None,
+        price: float = 1.25,
+        kind: str = "quotes",
+    ) -> Group:
+        """Live rows at these times in the symbol's live partition, and a heartbeat [from, to)."""
+        partition = partition_of(symbol, self.partitions_live, history=False)
+        times = list(times)
+        frames: list[tuple[int, str, pa.RecordBatch]] = []
+        if times and kind == "quotes":
+            frames.append((partition, kind, quotes(symbol, times, price=price)))
+        elif times:
+            frames.append((partition, kind, trades(symbol, [(ts, price, 0.5, str(ts), None) for ts in times])))
+        if beat is not None:
+            record = Coverage(
+                symbol=symbol, kind=kind, source="polygon", from_ns=beat[0], to_ns=beat[1], status="live",
+                session="s1", market_clock_ns=beat[1] + 10**9,
+            )  # fmt: skip
+            frames.append((partition, "coverage", coverage_batch([record])))
+        return self.append(frames, producer=f"live/{symbol}/{kind}")
+
+    def live_offset(self, symbol: str = EUR) -> int | None:
+        """What a slice over live rows comes after: the last live offset of the symbol's partition."""
+        end = self.offsets.get(partition_of(symbol, self.partitions_live, history=False), 0)
+        return end - 1 if end else None
 
 
 class FakeConsumer:
