@@ -319,9 +319,11 @@ def slow_live(tick_rig, monkeypatch):
     """The live consumer is read late."""
     read = tick_rig.consumer.live.read
 
-    async def late(**kwargs):
-        await trio.sleep(0.2)
-        return await read(**kwargs)
+    async def late(*, bytes_max, wait=True):
+        if not wait:
+            return []  # as a look into files of nothing but history
+        await trio.sleep(0.07)
+        return await read(bytes_max=bytes_max)
 
     monkeypatch.setattr(tick_rig.consumer.live, "read", late)
     tick_rig.settings["pace"] = Pace(read_bytes=2_000)
