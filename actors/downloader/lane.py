@@ -124,6 +124,8 @@ class Lane:
     async def _note_done(self) -> None:
         """Take note of jobs that the log says are done."""
         for wanted in list(self.wanted):
+            if self.behind.seam is not None and not wanted.job:
+                continue  # behind a live stream there is always more to come
             if is_done(self.producer.position, wanted, self.behind.live):
                 self.wanted.remove(wanted)
                 await self.ledger.finish(self.feed.symbol, self.feed.kind, wanted)

@@ -224,7 +224,9 @@ class LiveGroup:
         if not isinstance(lost, NotConnected):  # that is our own buffer
             now_ns = self.ctx.clock.wall_ns()
             self.ctx.board.dependency(self.name, DependencyState.DOWN, reason=reason, now_ns=now_ns)
-        self.ctx.log.warning("live_lost", stream=self.name, reason=reason, wait_s=round(wait_s, 3))
+        not_yet = isinstance(lost.__cause__, NotConnected)  # a server of ours that is only starting
+        tell = self.ctx.log.info if not_yet else self.ctx.log.warning
+        tell("live_lost", stream=self.name, reason=reason, wait_s=round(wait_s, 3))
         until_s = trio.current_time() + wait_s
         while (left_s := until_s - trio.current_time()) > 0:
             self.ctx.progress()

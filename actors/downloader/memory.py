@@ -258,3 +258,9 @@ def random_walk(seed: int, from_ns: int, to_ns: int, *, step_ns: int = 500_000_0
     bid = 110_000 + np.clip(np.cumsum(moves), -5_000, 5_000)
     spread = 5 + (noise >> np.uint64(40)).astype(np.int64) % 10
     return MemoryTicks(ts_ns=ts_ns, bid=bid / 1e5, ask=(bid + spread) / 1e5)
+
+
+def random_trades(walk: MemoryTicks) -> MemoryTrades:
+    """Trades at the prices of a made-up market of coins."""
+    size = (1 + np.arange(len(walk.ts_ns)) * 7919 % 500) / 1e3
+    return MemoryTrades(ts_ns=walk.ts_ns, price=np.round(walk.bid * 5e4, 2), size=size)

@@ -46,9 +46,7 @@ _decode_raw = msgspec.json.Decoder(_RawRows).decode
 _decode_time = msgspec.json.Decoder(PolygonTime).decode
 
 
-def decode_page(
-    kind: str, body: Body, *, symbol: str, spelled: str, source: str, now_ns: int
-) -> DecodedPage:
+def decode_page(kind: str, body: Body, *, symbol: str, spelled: str, source: str, now_ns: int) -> DecodedPage:
     """One page of ticks of `symbol`, which the endpoint calls `spelled`.
 
     Raises: RetryableSourceError when the body is not a whole, good page.
