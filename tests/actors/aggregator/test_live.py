@@ -305,7 +305,7 @@ def a_slice(draw):
     return "slice", rows, (from_ns, to_ns), draw(vendor), draw(st.booleans())
 
 
-events = st.lists(a_batch() | a_beat() | a_slice(), max_size=12)
+events = st.lists(a_batch() | a_beat() | a_slice(), max_size=9)
 
 
 def play(bench, event):
@@ -323,15 +323,15 @@ def test_after_every_step_the_candles_are_the_slow_fold_of_what_is_stored(steps)
         bench.check()
 
 
-@given(events, st.lists(tick, max_size=30), st.lists(tick, max_size=30), st.permutations(range(24)))
+@given(events, st.lists(tick, max_size=15), st.lists(tick, max_size=15), st.permutations(range(8)))
 def test_after_final_coverage_nothing_of_live_is_left(steps, first, second, order):
     """Whatever came before, in the end there are exactly the candles of the final slices, every one final."""
     ticks = {HOURS[0]: first, HOURS[1]: second}
     finals = []
-    for hour, low in itertools.product(HOURS, range(12)):
-        from_ns = hour + 5 * low * MINUTE
-        rows = sorted((t for t in ticks[hour] if from_ns <= t[0] < from_ns + 5 * MINUTE), key=lambda row: row[0])
-        finals.append((from_ns, from_ns + 5 * MINUTE, rows))
+    for hour, low in itertools.product(HOURS, range(4)):
+        from_ns = hour + 15 * low * MINUTE
+        rows = sorted((t for t in ticks[hour] if from_ns <= t[0] < from_ns + 15 * MINUTE), key=lambda row: row[0])
+        finals.append((from_ns, from_ns + 15 * MINUTE, rows))
     bench, clean = Bench(), Bench()
     for step in steps:
         play(bench, step)
@@ -564,7 +564,7 @@ def test_a_recorded_day_live_equals_the_vendors_minutes_and_confirmation_only_ma
     batch = feed.ticks(day)
     ts_ns = batch.column("ts_ns").to_numpy()
     start = int(ts_ns[0]) // DAY * DAY
-    as_live(bench, batch, start, start + DAY, rng=np.random.default_rng(3))
+    as_live(bench, batch, int(ts_ns[0]) // HOUR * HOUR, start + DAY, rng=np.random.default_rng(3))
     bench.take(live_frames(None, (start + DAY, start + DAY + 3 * S)))
     want = {key: tuple(map(Decimal, prices)) for key, prices in feed.minutes(day).items()}
     got, final = vendor_minutes(bench.rows)

@@ -123,7 +123,7 @@ async def killed_at(spec, step, *, stride=1, backlog=False):
 
 
 @pytest.mark.parametrize(
-    ("step", "stride"), [("before append", 7), ("after append", 7), ("offload", 23), ("disk", 101)]
+    ("step", "stride"), [("before append", 13), ("after append", 13), ("offload", 47), ("disk", 211)]
 )
 async def test_killed_at_some_steps_and_restarted_it_puts_out_the_same(autojump_clock, step, stride):
     await killed_at(EAGER, step, stride=stride)
@@ -133,8 +133,8 @@ async def test_killed_at_some_steps_and_restarted_it_puts_out_the_same(autojump_
 @pytest.mark.parametrize("backlog", [False, True])
 @pytest.mark.parametrize("spec", [AggregatorSpec(), EAGER])
 @pytest.mark.parametrize("step", ["before append", "after append", "offload", "disk"])
-async def test_killed_at_every_step_and_restarted_it_puts_out_the_same(autojump_clock, spec, step, backlog):
-    await killed_at(spec, step, backlog=backlog, stride=3 if step == "disk" else 1)
+async def test_killed_at_many_steps_and_restarted_it_puts_out_the_same(autojump_clock, spec, step, backlog):
+    await killed_at(spec, step, backlog=backlog, stride={"disk": 11, "offload": 5}.get(step, 2))
 
 
 async def test_without_its_state_it_replays_the_log_and_goes_on_as_if_nothing_happened(autojump_clock):
