@@ -8,11 +8,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import history_run
+from tests.bench import history_run, live_delivery
 from tests.bench.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[2]
-BENCHES: dict[str, Callable[[], Iterator[Figure]]] = {"history_run": history_run.figures}
+BENCHES: dict[str, Callable[[], Iterator[Figure]]] = {
+    "history_run": history_run.figures,
+    "live_delivery": live_delivery.figures,
+}
 
 
 def main() -> int:
