@@ -6,7 +6,8 @@ from actors.embedded.simulator.access import Keys, RequestBudget
 from actors.embedded.simulator.disturb import Disturber
 from actors.embedded.simulator.fault_book import FaultBook
 from actors.embedded.simulator.faults import KINDS, BadFault, RandomFaults, parse_script
-from actors.embedded.simulator.hub import Hub, Lane
+from actors.embedded.simulator.hub import Hub
+from actors.embedded.simulator.lane import Lane
 from actors.embedded.simulator.market_maker import Market, make_market, make_time
 from actors.embedded.simulator.options import Options
 from actors.embedded.simulator.pages import PartCache

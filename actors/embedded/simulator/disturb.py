@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 import zlib
 from collections import deque
+from collections.abc import Collection
 
 import attrs
 import numpy as np
@@ -59,7 +60,7 @@ class Disturber:
     ledger: dict[str, SymbolLedger] = attrs.field(factory=dict)
     _late: list[tuple[int, int, Span, Fired]] = attrs.field(factory=list, init=False)
     """A heap by (due in market ns, number)."""
-    _burst: list[Span] = attrs.field(factory=list, init=False)
+    _burst: list[tuple[Span, Fired]] = attrs.field(factory=list, init=False)
     _held_rows: int = attrs.field(default=0, init=False)
     _recent: deque[Span] = attrs.field(factory=deque, init=False)
     _recent_rows: int = attrs.field(default=0, init=False)
@@ -96,24 +97,33 @@ class Disturber:
             rows = sum(one.count for one in kept)
             burst.rows += rows
             self._held_rows += rows
-            self._burst += kept
+            self._burst += [(one, burst) for one in kept]
             return []
         return [self._out(one, "sent") for one in kept]
 
-    def release(self, now: Moment) -> list[Span]:
-        """Rows held back whose time has come: late ones by market time, a burst's when it is over."""
+    def release(self, now: Moment, wanted: Collection[str]) -> list[Span]:
+        """Rows held back whose time has come: late ones by market time, a burst's when it is over.
+
+        Those of symbols that nobody wants any more are lost to the stream.
+        """
         out: list[Span] = []
         if self._burst and (self._held_rows >= HELD_ROWS_MAX or self._first("burst") is None):
-            out += [self._out(span, "sent") for span in self._burst]
-            self._held_rows -= sum(span.count for span in self._burst)
+            for span, fired in self._burst:
+                out += self._release(span, wanted, "sent", fired)
             self._burst = []
         if self._first("silence") is not None:
             return out  # late rows wait: nothing comes
         while self._late and self._late[0][0] <= now.market_ns:
             _, _, span, fired = heapq.heappop(self._late)
-            self._held_rows -= 1
-            out.append(self._out(span, f"late-sent:{fired.number}"))
+            out += self._release(span, wanted, f"late-sent:{fired.number}", fired)
         return out
+
+    def _release(self, span: Span, wanted: Collection[str], outcome: str, fired: Fired) -> list[Span]:
+        self._held_rows -= span.count
+        if span.symbol in wanted:
+            return [self._out(span, outcome)]
+        self._note(span, f"lost:{fired.number}")
+        return []
 
     def again(self, symbols: list[str]) -> list[Span]:
         """The last events of `symbols`, for a client that has come back, as far as a fault `replay` says; in order."""

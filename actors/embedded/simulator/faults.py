@@ -186,23 +186,24 @@ class RandomFaults:
         for index in range(self.count):
             at_s += self.every_s * (0.1 + 1.8 * float(chance[index]))
             kind = self.kinds[int(which[index] * len(self.kinds))]
-            yield _random_fault(kind, at_s, combine(root, 3, index))
+            yield _random_fault(kind, at_s, min(20.0, self.every_s), combine(root, 3, index))
 
 
-def _random_fault(kind: str, at_s: float, key: int) -> Fault:
+def _random_fault(kind: str, at_s: float, longest_s: float, key: int) -> Fault:
+    """Mostly over before the next one comes, so that not all is silence."""
     u, v = unit(combine(key, 1)), unit(combine(key, 2))
     fault = Fault(fault=kind, when=When(after_s=round(at_s, 3)))
     match kind:
         case "disconnect":
-            fault.code, fault.for_s = CODES[int(u * len(CODES))], round(v * v * 20, 3)
+            fault.code, fault.for_s = CODES[int(u * len(CODES))], round(v * v * longest_s, 3)
         case "abort":
             fault.reset = u < 0.5
         case "gap":
             fault.rows = 1 + int(u * u * 200)
         case "late":
-            fault.p, fault.delay_s, fault.for_s = round(0.05 * u, 4), round(1 + 60 * v, 3), 10.0
+            fault.p, fault.delay_s, fault.for_s = round(0.05 * u, 4), round(1 + 60 * v, 3), longest_s
         case "replay":
-            fault.n, fault.for_s = 1 + int(u * 1_000), 60.0
+            fault.n, fault.for_s = 1 + int(u * 1_000), 3 * longest_s
         case _:
-            fault.for_s = round(1 + u * 20, 3)
+            fault.for_s = round(u * longest_s, 3)
     return fault

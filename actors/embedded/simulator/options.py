@@ -68,18 +68,23 @@ class Options:
         for name, value, low, high in bounds:
             if not low <= value <= high:
                 raise ConfigError(f"{name} {value}: must be {low} to {high}")
-        if self.recording is None and (self.replay_speed or self.replay_from):
-            raise ConfigError("--replay-speed and --replay-from need a --recording")
-        if self.recording is not None and self.rate:
-            raise ConfigError("--rate is for the synthetic market, leave it or --recording out")
-        if self.replay_from and not self.replay_speed:
-            raise ConfigError("--replay-from needs a --replay-speed")
+        self._check_combination()
         for name, text in (("--replay-from", self.replay_from), ("--market-from", self.market_from)):
             if text:
                 instant_of(name, text)
         for kind in self.fault_kinds:
             if kind not in KINDS:
                 raise ConfigError(f"--fault-kinds {kind}: must be of {', '.join(KINDS)}")
+
+    def _check_combination(self) -> None:
+        if self.recording is None and (self.replay_speed or self.replay_from):
+            raise ConfigError("--replay-speed and --replay-from need a --recording")
+        if self.recording is not None and self.rate:
+            raise ConfigError("--rate is for the synthetic market, leave it or --recording out")
+        if self.market_clock is not None and not self.market_clock.parent.is_dir():
+            raise ConfigError(f"--market-clock {self.market_clock}: its folder does not exist")
+        if self.replay_from and not self.replay_speed:
+            raise ConfigError("--replay-from needs a --replay-speed")
 
 
 def instant_of(name: str, text: str) -> int:

@@ -11,7 +11,8 @@ from starlette.routing import Route
 
 from actors.embedded.simulator import replies
 from actors.embedded.simulator.faults import BadFault, Fault, parse_fault, parse_script
-from actors.embedded.simulator.hub import Hub, Lane
+from actors.embedded.simulator.hub import Hub
+from actors.embedded.simulator.lane import Lane
 from actors.embedded.simulator.symbols import canonical
 from actors.embedded.simulator.world import World
 from runtime.clock import format_ns

@@ -10,7 +10,8 @@ from starlette.responses import Response
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from actors.embedded.simulator.hub import CLOSE_POLICY, Connection, Hub, Lane
+from actors.embedded.simulator.hub import Hub
+from actors.embedded.simulator.lane import CLOSE_POLICY, Connection, Lane
 from actors.embedded.simulator.outbox import Outbox
 from actors.embedded.simulator.stream_session import AUTH_TIMEOUT, CONNECTED, Outcome, Session, status_event
 from actors.embedded.simulator.wire import Wire

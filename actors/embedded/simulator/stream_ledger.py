@@ -1,7 +1,8 @@
 """What the stream was given, row by row in runs of one fate: the oracle of the stream.
 
 Outcomes: `sent`; `gap:N`, `silence:N`, `late:N` = not sent when due, because of firing N; `late-sent:N`, `replay:N` =
-sent later, or again. A row is offered to the stream only while somebody is subscribed to its symbol.
+sent later, or again; `lost:N` = held back by N until nobody wanted it any more. A row is offered to the stream only
+while somebody is subscribed to its symbol.
 """
 
 from __future__ import annotations

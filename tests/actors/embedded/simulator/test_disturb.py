@@ -57,7 +57,7 @@ def play(armed, steps, *, seed=0):
             fired.remove(one)
         disturber.expire(now)
         spans = disturber.send(Span(symbol="C:EURUSD", rows=rows, start=at, stop=border)) if at < border else []
-        for span in [*spans, *disturber.release(now)]:
+        for span in [*spans, *disturber.release(now, {"C:EURUSD"})]:
             out += rows.ts_ns[span.start : span.stop].tolist()
         at = border
     return out, disturber

@@ -10,6 +10,8 @@ import trio
 import trio.lowlevel
 import trio_websocket
 
+from runtime.errors import ConfigError
+
 MS = 1_000_000
 SECOND = 1_000 * MS
 
@@ -229,21 +231,25 @@ async def test_pings_are_answered(kit, feed):
             await client.socket.ping()
 
 
-async def test_a_client_that_does_not_read_is_killed_and_others_are_not_held_up(kit):
-    rows = [(kit.T0 + i * MS, "1.12345", "1.12346") for i in range(1, 120_001)]
+@pytest.mark.parametrize(("buffer", "killed"), [(1 << 20, 1), (16 << 20, 0)])
+async def test_a_client_that_does_not_read_is_killed_and_others_are_not_held_up(kit, buffer, killed):
+    rows = [(kit.T0 + i * MS, "1.12345", "1.12346") for i in range(1, 25_001)]
     feed = kit.Feed(rows=rows, part_ns=1_000 * SECOND)
-    async with kit.live(feed, at_ns=kit.T0, stream_buffer_bytes=1 << 20) as live:
+    async with kit.live(feed, at_ns=kit.T0, stream_buffer_bytes=buffer) as live:
         slow = await trio.open_tcp_stream("127.0.0.1", live.port)
         slow.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4_096)
         async with slow:
             await _subscribe_raw(slow, key="slow")
             lane = live.hub.lanes[0]
+            lane.connections[0].wire.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, 4_096)
             await live.until(lambda: "C:EURUSD" in lane.wanted())
             async with live.client("C.EUR/USD") as quick:
-                for step in range(1, 25):
+                for step in range(1, 6):
                     await live.at(kit.T0 + 5 * step * SECOND)
                     await quick.read_events(step * 5_000)
-            assert lane.counts.too_slow == 1
+            assert lane.counts.too_slow == killed
+            if not killed:
+                return
             await live.until(lambda: not lane.connections)
             with suppress(trio.BrokenResourceError), trio.fail_after(5):
                 while await slow.receive_some(1 << 20):
@@ -298,3 +304,17 @@ async def test_there_is_no_stream_of_other_things(kit, feed):
         with pytest.raises(trio_websocket.ConnectionRejected) as rejected:
             await live.refused("stocks")
     assert rejected.value.status_code == 403
+
+
+async def test_a_part_that_cannot_be_read_costs_only_its_rows(kit, rows):
+    class Damaged(kit.Feed):
+        def quotes(self, symbol, part):
+            if part.from_ns == kit.T0 + 10 * SECOND:
+                raise ConfigError("damaged")
+            return super().quotes(symbol, part)
+
+    feed = Damaged(rows=rows, part_ns=10 * SECOND)
+    async with kit.live(feed, at_ns=kit.T0) as live, live.client("C.EUR/USD") as client:
+        for second in (5, 15, 25):
+            await live.at(kit.T0 + second * SECOND)
+        assert quotes(await client.read_events(150)) == as_streamed([*rows[:100], *rows[200:250]])

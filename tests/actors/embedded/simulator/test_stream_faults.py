@@ -222,3 +222,13 @@ async def test_faults_wait_until_the_market_runs_and_can_be_forgotten(kit, feed)
             answer = await client.post("/oracle/faults", content='{"fault": "gap"}\n{"fault": "earthquake"}')
             assert answer.status_code == 400
             assert "line 2: fault 'earthquake'" in answer.json()["error"]
+
+
+async def test_rows_held_back_until_nobody_listens_are_lost_and_said_so(kit, feed, rows):
+    async with kit.live(feed, at_ns=kit.T0) as live:
+        await live.fault(fault="burst", for_s=2)
+        async with live.client("C.EUR/USD"):
+            await live.at(kit.T0 + SECOND)
+        await live.until(lambda: not live.hub.lanes[0].connections)
+        await live.real(2.1)
+        assert await fates(live) == {"lost": 10}
