@@ -32,6 +32,8 @@ _DAYS_PER_WRITE = 16
 """Day files written per offloaded call, so that a cancelled actor ends within some fsyncs."""
 _READ_BYTES = 1 << 20
 """Bodies applied per offloaded call: about 50 slices or 0.2 s, which a cancelled actor still waits for."""
+_GROUPS_PER_CALL = 256
+"""Live groups are small: so many take 0.2 s as well."""
 _WAIT_S = 5.0
 """Longest wait without a sign of life to the watchdog."""
 _BLINK_S = 0.01
@@ -173,7 +175,7 @@ class _Incarnation:
 
     async def _process(self, groups: list[Group]) -> None:
         while groups:
-            apply = partial(self.core.apply, groups, suppressed_to=self.suppressed_to)
+            apply = partial(self.core.apply, groups[:_GROUPS_PER_CALL], suppressed_to=self.suppressed_to)
             applied = await self.ctx.offload(apply)
             done, groups = groups[: applied.consumed], groups[applied.consumed :]
             begins = {group.end_position: group.position for group in done}
