@@ -6,10 +6,11 @@ does, and once as a delivery with two lanes that may lag behind one another as f
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 import numpy as np
@@ -106,11 +107,14 @@ class World:
     contexts: list[ActorContext] = attrs.field(factory=list)
     seam: Seam | None = None
     kinds: dict[str, str] = attrs.field(factory=lambda: {EUR: "quotes"})
+    live_restarts: tuple[int, ...] = ()
+    """Market times at which the live actor alone is replaced by a new one."""
+    seeds: Iterator[int] = attrs.field(factory=itertools.count)
     _live: MemoryLive | None = None
 
     def context(self, name: str) -> ActorContext:
         seams = Seams(
-            clock=self.clock, entropy=SeededEntropy(len(self.lives)), offload=offload_inline, board=self.board
+            clock=self.clock, entropy=SeededEntropy(next(self.seeds)), offload=offload_inline, board=self.board
         )
         logger = structlog.wrap_logger(structlog.ReturnLogger(), processors=[lambda *_: ""])
         ctx = ActorContext(name=name, incarnation=1, seams=seams, log=logger)
@@ -130,9 +134,9 @@ class World:
         self.lives.append(live)
         history = self.source(MemoryHistory(ticks=self.market.ticks, visible_to_ns=self.market.now_ns, page_rows=700))
         self.histories.append(history)
-        actors = [
-            Buffer(log=self.log, inbox=inbox),
-            LiveDownloader(
+
+        def new_live() -> LiveDownloader:
+            return LiveDownloader(
                 source=live,
                 time=self.time or MemoryTime(market=self.market),
                 appender=appender,
@@ -142,31 +146,40 @@ class World:
                 market=market_clock,
                 confirm=self.confirm,
                 limits=self.limits,
+            )
+
+        async def run_live() -> None:
+            for stop_ns in (*self.live_restarts, None):
+                with trio.CancelScope() as scope:
+                    async with trio.open_nursery() as lives:
+                        lives.start_soon(new_live().run, self.context("live"))
+                        while stop_ns is None or self.market.now_ns() < stop_ns:  # noqa: ASYNC110
+                            await trio.sleep(0.25)
+                        scope.cancel()
+
+        rules = self.rules or ConfirmRules(
+            confirm=self.confirm, settle_s=self.settle_s, quarantine_retry_s=5.0, order_delay_s=0.5
+        )
+        download = HistoryDownloader(
+            source=history,
+            appender=appender,
+            partitions=N,
+            history=tuple(
+                HistoryJob(symbol=s, kind=k, from_ns=self.history_from_ns, to_ns=None) for s, k in self.kinds.items()
             ),
-            HistoryDownloader(
-                source=history,
-                appender=appender,
-                partitions=N,
-                history=tuple(
-                    HistoryJob(symbol=s, kind=k, from_ns=self.history_from_ns, to_ns=None)
-                    for s, k in self.kinds.items()
-                ),
-                jobs=MemoryJobs(),
-                new_jobs=Mailbox("jobs", 4),
-                limits=DownloadLimits(settle_s=0.5, fetch=FetchLimits(backoff=Backoff(initial_s=0.2, max_s=4.0))),
-                market=market_clock,
-                seam=seam,
-                rules=self.rules
-                or ConfirmRules(
-                    confirm=self.confirm, settle_s=self.settle_s, quarantine_retry_s=5.0, order_delay_s=0.5
-                ),
-            ),
-        ]
+            jobs=MemoryJobs(),
+            new_jobs=Mailbox("jobs", 4),
+            limits=DownloadLimits(settle_s=0.5, fetch=FetchLimits(backoff=Backoff(initial_s=0.2, max_s=4.0))),
+            market=market_clock,
+            seam=seam,
+            rules=rules,
+        )
         try:
             with trio.fail_after(within_s):
                 async with trio.open_nursery() as nursery:
-                    for actor in actors:
-                        nursery.start_soon(actor.run, self.context(type(actor).__name__))
+                    nursery.start_soon(Buffer(log=self.log, inbox=inbox).run, self.context("buffer"))
+                    nursery.start_soon(download.run, self.context("history"))
+                    nursery.start_soon(run_live)
                     while not done():  # noqa: ASYNC110
                         await trio.sleep(0.25)
                     nursery.cancel_scope.cancel()
