@@ -27,7 +27,8 @@ class _LivePosition(msgspec.Struct):
 
 class _HistoryPosition(msgspec.Struct):
     covered: list[tuple[int, int]] = []
-    confirmed: list[tuple[int, int]] = []
+    confirmed: list[tuple[int, int]] | bool = []
+    """True: all that is covered."""
 
 
 @attrs.define
@@ -75,7 +76,8 @@ class SeamKeeper:
                 keeper._feed(name.removeprefix(LIVE)).first_ns = found.first
             elif name.startswith(HISTORY):
                 slices = msgspec.json.decode(state.position, type=_HistoryPosition)
-                replaced = IntervalSet([*slices.covered, *slices.confirmed])
+                confirmed = [] if isinstance(slices.confirmed, bool) else slices.confirmed
+                replaced = IntervalSet([*slices.covered, *confirmed])
                 keeper._feed(name.removeprefix(HISTORY)).replaced = replaced
         return keeper
 
