@@ -359,6 +359,7 @@ class _Factories:
             submit=p.submit_backfill,
             inboxes={"buffer": p.appends, "downloader.history": p.new_jobs},
             stalled_after_s=p.settings.health.stalled_after_s,
+            consumer=p.log.consumer("health.candles"),
         )
 
     def server(self, name: str) -> Actor:
