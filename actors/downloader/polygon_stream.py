@@ -8,17 +8,17 @@ connecting has a deadline, a ping that is not answered ends the connection, and 
 
 from __future__ import annotations
 
-import ssl
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import attrs
 import msgspec
 import outcome
 import trio
 import trio_websocket
-from wsproto.utilities import LocalProtocolError
+from wsproto.utilities import LocalProtocolError, ProtocolError
 
 from actors.downloader.polygon_events import Decoded, decode, stream_key
 from actors.downloader.polygon_status import MAX_CONNECTIONS_S, Topics, account_error
@@ -26,6 +26,14 @@ from actors.downloader.port import Alive, Ticks
 from actors.market.symbols import AssetClass
 from runtime.errors import RetryableSourceError
 
+LINE_ERRORS = (
+    trio_websocket.HandshakeError,
+    trio_websocket.ConnectionClosed,
+    ProtocolError,
+    OSError,
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+)
 PATHS = {AssetClass.FX: "/forex", AssetClass.CRYPTO: "/crypto", AssetClass.STOCK: "/stocks"}
 
 
@@ -200,20 +208,62 @@ class PolygonStream:
         return stream
 
     async def _open(self, nursery: trio.Nursery, url: str) -> trio_websocket.WebSocketConnection:
-        secure = ssl.create_default_context() if url.startswith("wss:") else None
-        host = url.partition("://")[2].partition("/")[0]
+        parts = urlsplit(url)
+        host, secure = parts.hostname or "", parts.scheme == "wss"
+        port = parts.port or (443 if secure else 80)
         try:
-            with _deadline(self.limits.connect_s, f"no connection to {host}"):
-                return await trio_websocket.connect_websocket_url(
+            with _deadline(self.limits.connect_s, f"no connection to {parts.netloc}"):
+                line: trio.SocketStream | trio.SSLStream[trio.SocketStream]
+                if secure:
+                    line = await trio.open_ssl_over_tcp_stream(host, port, https_compatible=True)
+                else:
+                    line = await trio.open_tcp_stream(host, port)
+                opened: outcome.Outcome[trio_websocket.WebSocketConnection] = await nursery.start(
+                    self._hold, line, parts.netloc, parts.path
+                )
+        except (OSError, trio.BrokenResourceError) as exc:
+            raise RetryableSourceError(f"{parts.netloc}: {type(exc).__name__}: {exc}") from exc
+        return opened.unwrap()
+
+    async def _hold(
+        self,
+        line: trio.SocketStream | trio.SSLStream[trio.SocketStream],
+        host: str,
+        path: str,
+        task_status: trio.TaskStatus[outcome.Outcome[trio_websocket.WebSocketConnection]],
+    ) -> None:
+        """The socket's own tasks, which raise what we must not die of; the line is closed with them."""
+        refused: RetryableSourceError | None = None
+        opened = False
+        try:
+            async with trio.open_nursery() as nursery:
+                socket = await trio_websocket.wrap_client_stream(
                     nursery,
-                    url,
-                    ssl_context=secure,
+                    line,
+                    host,
+                    path,
                     max_message_size=self.limits.frame_bytes_max,
                     message_queue_size=16,
                     receive_buffer_size=65_536,
                 )
-        except (trio_websocket.HandshakeError, OSError, ssl.SSLError) as exc:
-            raise RetryableSourceError(f"{host}: {type(exc).__name__}: {exc}") from exc
+                opened = True
+                task_status.started(outcome.Value(socket))
+        except* trio_websocket.ConnectionRejected as group:
+            refused = RetryableSourceError(f"{host}{path}: refused with {_rejection(group)}")
+        except* LINE_ERRORS as group:  # once open, whoever reads sees that the socket is closed
+            refused = RetryableSourceError(f"{host}{path}: {group.exceptions[0]!r}")
+        finally:
+            await trio.aclose_forcefully(line)
+        if refused is not None and not opened:
+            task_status.started(outcome.Error(refused))
+
+
+def _rejection(group: BaseExceptionGroup[trio_websocket.ConnectionRejected]) -> str:
+    leaf: BaseException = group
+    while isinstance(leaf, BaseExceptionGroup):
+        leaf = leaf.exceptions[0]
+    assert isinstance(leaf, trio_websocket.ConnectionRejected)
+    return f"{leaf.status_code} {(leaf.body or b'')[:100].decode('utf-8', 'replace')}".strip()
 
 
 @contextmanager

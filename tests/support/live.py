@@ -101,7 +101,10 @@ class World:
     board: Board = attrs.field(factory=Board)
     lives: list[MemoryLive] = attrs.field(factory=list)
     histories: list[MemoryHistory] = attrs.field(factory=list)
-    clock: VirtualClock = attrs.field(factory=lambda: VirtualClock(parse_instant_ns("2025-01-01")))
+    clock_start_ns: int = parse_instant_ns("2025-01-01")
+    """Ours; years from the market's."""
+    clock: VirtualClock = attrs.field(default=attrs.Factory(lambda w: VirtualClock(w.clock_start_ns), takes_self=True))
+    relative: bool = False
     time: MemoryTime | None = None
     source: Callable[[MemoryHistory], MemoryHistory] = lambda source: source
     contexts: list[ActorContext] = attrs.field(factory=list)
@@ -165,7 +168,8 @@ class World:
             appender=appender,
             partitions=N,
             history=tuple(
-                HistoryJob(symbol=s, kind=k, from_ns=self.history_from_ns, to_ns=None) for s, k in self.kinds.items()
+                HistoryJob(symbol=s, kind=k, from_ns=self.history_from_ns, to_ns=None, relative=self.relative)
+                for s, k in self.kinds.items()
             ),
             jobs=MemoryJobs(),
             new_jobs=Mailbox("jobs", 4),
