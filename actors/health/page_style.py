@@ -47,7 +47,7 @@ svg{display:block;width:100%}svg text{fill:var(--dim);font:11px system-ui,sans-s
 .spark{stroke:var(--good);fill:var(--good);fill-opacity:.15}
 table{border-collapse:collapse;width:100%}td,th{padding:.2rem .6rem .2rem 0;text-align:left;vertical-align:top;
 border-bottom:1px solid var(--line)}tr:last-child td{border-bottom:0}th{font-weight:600;color:var(--dim)}
-td{overflow-wrap:anywhere}td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td{overflow-wrap:anywhere}td:first-child{overflow-wrap:normal}td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .state{white-space:nowrap}.state.good{color:var(--good)}.state.warn{color:var(--warn)}.state.bad{color:var(--bad)}
 .bar{background:var(--line);border-radius:4px;height:.5rem;min-width:5rem;overflow:hidden}
 .bar i{display:block;height:100%;background:var(--good)}
