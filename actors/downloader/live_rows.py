@@ -70,8 +70,8 @@ class LiveAppend:
                 ts_ns = ts_ns[~late]
             self.counts = per_minute(ts_ns)
             frames += self._frames(self.target.kind, rows) if rows.num_rows else []
-        if self.records:
-            first, *rest = self.records
+        if records := clipped(self.records, keep_out):
+            first, *rest = records
             told = attrs.evolve(first, rejected=self.tally.rejected)
             if first.to_ns % NS_PER_MINUTE == 0:
                 self.tally.rejected = 0
@@ -115,6 +115,16 @@ def validated_rows(target: LiveTarget, ticks: Sequence[Ticks], now_ns: int) -> V
     texts = [[text for part in ticks for text in part.texts[i]] for i in range(len(ticks[0].texts))]
     price, size = columns
     return validate_trades(symbol, source, ts_ns, price, size, *texts, now_ns=now_ns, raw=raw)
+
+
+def clipped(records: Iterable[Coverage], keep_out: Iterable[Interval]) -> list[Coverage]:
+    """What of the heartbeats is not in these intervals: a slice that came first has the last word on its minutes."""
+    replaced = IntervalSet(list(keep_out))
+    return [
+        attrs.evolve(record, from_ns=from_ns, to_ns=to_ns)
+        for record in records
+        for from_ns, to_ns in replaced.missing(record.from_ns, record.to_ns)
+    ]
 
 
 def inside(ts_ns: npt.NDArray[np.int64], intervals: Iterable[Interval]) -> npt.NDArray[np.bool_]:

@@ -258,6 +258,17 @@ def apply(stored: list[Row], event: Event) -> list[Row]:
     return stored + list(event.rows)
 
 
+def no_word_after_a_slice(found: Sequence[Event]) -> None:
+    """The newest word on a minute is that of a slice, once there is one."""
+    replaced: list[tuple[int, int]] = []
+    for event in found:
+        if event.slice:
+            replaced.append((event.slice.from_ns, event.slice.to_ns))
+        for record in event.records if event.live else ():
+            later = [piece for piece in replaced if piece[0] < record.to_ns and record.from_ns < piece[1]]
+            assert not later, f"{record} after {later}"
+
+
 def physical(found: Sequence[Event]) -> Counter[Row]:
     """What the rows are in the order of the log."""
     stored: list[Row] = []
@@ -316,6 +327,7 @@ def check(world: World, to_ns: int, *, seeds: int = 5, symbol: str = EUR) -> lis
     def upto(rows: Counter[Row]) -> Counter[Row]:
         return Counter({row: n for row, n in rows.items() if lower <= row[0] < to_ns})
 
+    no_word_after_a_slice(found)
     assert upto(physical(found)) == wanted
     for seed in range(seeds):
         assert upto(two_lanes(found, seed)) == wanted, f"two lanes, seed {seed}"
