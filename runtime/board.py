@@ -57,6 +57,45 @@ class JobState:
 
 
 @attrs.frozen(kw_only=True)
+class OpenBar:
+    """A candle that is not in the log yet: what it looks like now. Times in ns UTC, prices in quote currency."""
+
+    timeframe: str
+    basis: str
+    ts_ns: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    vwap: float | None
+    ticks: int
+    source: str
+
+
+@attrs.frozen(kw_only=True)
+class OpenBars:
+    """The open candles of one symbol, by timeframe from short to long, basis and start."""
+
+    symbol: str
+    watermark_ns: int | None
+    """Candles that end at or before it are in the log; None before the first sign of life of the stream."""
+    bars: tuple[OpenBar, ...]
+
+
+@attrs.frozen(kw_only=True)
+class MarketClockState:
+    """The vendor's clock against ours."""
+
+    offset_s: float
+    """Vendor minus wall clock."""
+    rate: float
+    """Vendor seconds per second."""
+    error_s: float
+    """Half the distance between the bounds, in vendor seconds."""
+
+
+@attrs.frozen(kw_only=True)
 class LogState:
     """The durable log, as its writer sees it."""
 
@@ -105,6 +144,10 @@ class Board:
     endpoints: dict[str, str] = attrs.field(factory=dict)
     facts: dict[str, str] = attrs.field(factory=dict)
     """Short named facts for people, e.g. `vendor` -> `polygon`."""
+    open_candles: dict[str, OpenBars] = attrs.field(factory=dict)
+    """By symbol; at most every 250 ms, by the aggregator."""
+    market_clock: MarketClockState | None = None
+    """By whoever asks the vendor; None while nobody did."""
     log: LogState | None = None
     jobs_idle: bool = False
     """The history downloader has nothing left to do."""

@@ -56,6 +56,8 @@ def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
             yield key, f'sinks.{name}.dsn is "embedded" but {key} is false: name a server or set it to true'
     if embedded.recording and not embedded.market:
         yield "embedded.recording", "embedded.recording is set but embedded.market is false: nothing would serve it"
+    if embedded.replay_speed and not embedded.recording:
+        yield "embedded.replay_speed", "embedded.replay_speed is set but there is no embedded.recording to be played"
     if embedded.recording and settings.vendors.polygon.rest_url:
         text = "embedded.recording and vendors.polygon.rest_url are both set: remove one, they name two vendors"
         yield "vendors.polygon.rest_url", text

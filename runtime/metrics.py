@@ -45,8 +45,8 @@ class Metrics:
         )
         self._latency = Histogram(
             "holdfast_delivery_latency_seconds",
-            "From accepted to stored, per delivered batch (its oldest row).",
-            ["sink"],
+            "From accepted to stored, per group.",
+            ["sink", "lane"],
             registry=self.registry,
             buckets=_LATENCY_BUCKETS_S,
         )
@@ -78,9 +78,9 @@ class Metrics:
         """One fdatasync took so long."""
         self._sync.observe(seconds)
 
-    def delivered(self, *, sink: str, seconds: float) -> None:
-        """A batch was stored `seconds` after it was accepted."""
-        self._latency.labels(sink).observe(seconds)
+    def delivered(self, *, sink: str, seconds: float, lane: str = "history") -> None:
+        """A group was stored `seconds` after it was accepted; `lane` = `live` or `history`."""
+        self._latency.labels(sink, lane).observe(seconds)
 
 
 @attrs.define(eq=False)

@@ -27,27 +27,23 @@ from runtime.settings_rules import (
     only_now,
     split_host_port,
     whole,
+    ws_url,
 )
 
 POLYGON_URL = "https://api.polygon.io"
-STORED = ("quotes", "candles", "coverage")
+POLYGON_STREAM = "wss://socket.polygon.io"
+STORED = ("quotes", "trades", "candles", "coverage")
 STORES_OF_KIND: Mapping[str, tuple[str, ...]] = {
-    "timescale": ("quotes", "coverage"),
+    "timescale": ("quotes", "trades", "coverage"),
     "clickhouse": ("candles", "coverage"),
 }
 """What a sink of each kind has tables for."""
 
 LATER: Mapping[str, str] = {
-    "buffer.linger_ms": "the live stream",
-    "buffer.frame_rows_max": "the live stream",
-    "downloader.settle_s": "the live stream",
-    "vendors.polygon.stream_url": "the live stream",
     "vendors.dukascopy": "the vendor dukascopy",
     "vendors.binance": "the vendor binance",
     "vendors.replay": "the vendor replay",
     "routes": "delivery over NATS or Kafka",
-    "aggregator.lateness_s": "the live stream",
-    "embedded.replay_speed": "the live stream",
     "registry": "the service registry",
 }
 """Keys, or whole tables, of the contract whose feature does not exist yet -> that feature."""
@@ -101,9 +97,14 @@ class PipelineSettings:
     data_dir: Path = _key(Path("data"), "directory")  # noqa: RUF009
     """Holds the log and the embedded databases: everything that was accepted. Delete it and all is downloaded anew."""
     symbols: tuple[str, ...] = _key(
-        ("C:EURUSD",), "", matches(r"C:[A-Z]{6}", 'a list of pairs in Polygon\'s spelling like "C:EURUSD", none twice')
+        ("C:EURUSD",),
+        "",
+        matches(
+            r"C:[A-Z]{6}|X:[A-Z0-9]{4,20}",
+            'a list of pairs in Polygon\'s spelling like "C:EURUSD" (currencies) or "X:BTCUSD" (crypto), none twice',
+        ),
     )
-    """Each costs history requests and disk space; this version knows foreign exchange only."""
+    """Each costs history requests and disk space; this version knows foreign exchange and crypto."""
 
 
 @attrs.frozen(kw_only=True)
@@ -128,6 +129,10 @@ class BufferSettings:
 
     mailbox_groups: int = _key(64, "groups", whole(1, 4096))
     """Slices that may wait for the disk; when as many wait, the downloader stops reading. Bounds memory."""
+    linger_ms: int = _key(100, "ms", whole(1, 10_000))
+    """The longest that a live tick waits for company before it is appended: lower is sooner and costs disk space."""
+    frame_rows_max: int = _key(1000, "rows", whole(1, 65_536))
+    """Live ticks of one symbol that are appended at once, without waiting."""
 
 
 @attrs.frozen(kw_only=True)
@@ -136,16 +141,20 @@ class DownloaderSettings:
 
     vendors: tuple[str, ...] = _key(("polygon",), "", each_of("polygon", later=("dukascopy", "binance", "replay")))
     """Order of preference."""
-    live: bool = _key(False, "", only_now(False, "the live stream"))
-    """False: history only."""
-    confirm: bool = _key(False, "", only_now(False, "the live stream"))
-    """False: there is nothing live to confirm."""
+    live: bool = _key(False, "")
+    """True: the live stream beside history. A preview, off until its proofs are complete."""
+    confirm: bool = _key(False, "")
+    """With live: fetch every hour again when it has settled, so that gaps without a sign and late ticks are found.
+    False: for plans without history requests; then what came live is final."""
+    settle_s: int = _key(1200, "s", whole(0, 86_400))
+    """How long after its end an hour is expected to change; candles are final only afterwards."""
     history_from: str = _key("-2h", "time", instant())
     """Start of the history, inclusive, rounded down to the minute. Earlier = more requests at the first start."""
-    history_to: str = _key("", "time", instant(empty="now, when the process starts"))
+    history_to: str = _key("", "time", instant(empty="where the live stream begins; without one, now"))
     """End of the history, exclusive, rounded down to the minute."""
-    kinds: tuple[str, ...] = _key(("quotes",), "", each_of("quotes", later=("trades", "candles")))
-    """Kinds of rows that are asked for; candles are made from them by the aggregator."""
+    kinds: tuple[str, ...] = _key(("quotes", "trades"), "", each_of("quotes", "trades", later=("candles",)))
+    """Kinds of rows that are asked for, where a symbol has them: currencies have quotes, crypto has trades. Candles
+    are made from them by the aggregator."""
 
 
 @attrs.frozen(kw_only=True)
@@ -154,6 +163,8 @@ class PolygonSettings:
 
     rest_url: str = _key("", "URL", http_url(empty=f"{POLYGON_URL}, or the simulator while there is no API key"))
     """A setting because the vendor has renamed its hosts (api.massive.com) and for proxies."""
+    stream_url: str = _key("", "URL", ws_url(empty=f"{POLYGON_STREAM}, or the simulator while there is no API key"))
+    """The live stream, without the asset class (wss://delayed.polygon.io for a delayed plan)."""
     api_key: Secret | None = _key(None, "secret")  # noqa: RUF009
     """By environment only: POLYGON_API_KEY. With it the real vendor is used, unless embedded.recording is set."""
     api_key_file: str = _key("", "file")
@@ -189,7 +200,7 @@ class SinkSettings:
     """"embedded" = we bring the server along; anything else must be reachable, or this sink lags until it is."""
     password_file: str = _key("", "file")
     """A file that holds the password of the DSN; a password in the DSN itself may come by environment only."""
-    stores: tuple[str, ...] = _key((), "", each_of(*STORED, always="coverage", later=("trades",)))
+    stores: tuple[str, ...] = _key((), "", each_of(*STORED, always="coverage"))
     """Kinds of rows this sink holds; it counts as complete only when all of them are there."""
 
 
@@ -201,8 +212,10 @@ class AggregatorSettings:
         ("1m", "5m", "15m", "1h", "4h", "1d"), "", each_of("1m", "5m", "15m", "1h", "4h", "1d", always="1m")
     )
     """Lengths of candles. All others are made of 1m."""
-    bases: tuple[str, ...] = _key(("bid", "ask", "mid"), "", each_of("bid", "ask", "mid", later=("last",)))
-    """Prices candles are made of; each basis costs its own rows."""
+    bases: tuple[str, ...] = _key(("bid", "ask", "mid", "last"), "", each_of("bid", "ask", "mid", "last"))
+    """Prices candles are made of: of quotes bid, ask and mid, of trades last; each basis costs its own rows."""
+    lateness_s: int = _key(2, "s", whole(0, 3600))
+    """How long a live candle waits for late ticks after its end; what comes later gives it a revision."""
 
 
 @attrs.frozen(kw_only=True)
@@ -241,6 +254,8 @@ class EmbeddedSettings:
     """A folder with one feed (…/lean/Data/forex/oanda) that the simulator serves; "" = a synthetic market."""
     seed: int = _key(0, "", whole(0, 2**63 - 1))
     """The synthetic market is a function of this number: the same seed gives the same ticks."""
+    replay_speed: int = _key(0, "times as fast as real time", whole(0, 100_000))
+    """The recording is played live at this pace, from its start on; 0: all of it has happened already."""
     latency_ms: int = _key(0, "ms", whole(0, 60_000))
     """The simulator waits so long before each answer: to watch a run, or to interrupt one."""
     requests_per_minute: int = _key(0, "requests per minute (0: no limit)", whole(0, 1_000_000))
@@ -284,6 +299,23 @@ class Settings:
     def rest_url(self) -> str:
         """Where the vendor is; "" while that is the simulator, whose address is known only when it runs."""
         return "" if self.uses_simulator else self.vendors.polygon.rest_url or POLYGON_URL
+
+    @property
+    def stream_url(self) -> str:
+        """Where the vendor streams; "" while that is the simulator. Your own simulator has one address for both."""
+        polygon = self.vendors.polygon
+        if self.uses_simulator:
+            return ""
+        if polygon.stream_url:
+            return polygon.stream_url
+        plain = polygon.rest_url.startswith("http://")
+        return polygon.rest_url.replace("http://", "ws://", 1) if plain else POLYGON_STREAM
+
+    @property
+    def streams(self) -> bool:
+        """True: there is a live stream. A recording that is not played has none: all of it has happened already."""
+        played_out = self.uses_simulator and bool(self.embedded.recording) and not self.embedded.replay_speed
+        return self.downloader.live and not played_out
 
     def embedded_servers(self) -> frozenset[str]:
         """Which servers must be brought along: of market, postgres, clickhouse those that something uses."""

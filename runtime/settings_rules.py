@@ -116,17 +116,25 @@ def host_port() -> Rule:
 
 def http_url(*, empty: str) -> Rule:
     """An http(s) URL, or ""."""
+    return _url(("http", "https"), "https://api.polygon.io", empty)
 
+
+def ws_url(*, empty: str) -> Rule:
+    """A ws(s) URL, or ""."""
+    return _url(("ws", "wss"), "wss://socket.polygon.io", empty)
+
+
+def _url(schemes: Collection[str], example: str, empty: str) -> Rule:
     def fine(value: object) -> bool:
         if value == "":
             return True
         try:
             parts = urlsplit(str(value))
-            return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+            return parts.scheme in schemes and bool(parts.hostname) and (parts.port is None or parts.port > 0)
         except ValueError:
             return False
 
-    return _says(f'a URL like "https://api.polygon.io", or "" ({empty})', fine)
+    return _says(f'a URL like "{example}", or "" ({empty})', fine)
 
 
 def dsn() -> Rule:

@@ -6,9 +6,10 @@ lent to actors: the open log, mailboxes, consumers, the listening socket. A rest
 
 from __future__ import annotations
 
+import math
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import attrs
@@ -25,12 +26,19 @@ from actors.bridge.port import Sink, SinkFactory
 from actors.bridge.timescale import Timescale, TimescaleSettings
 from actors.buffer.buffer import Buffer, CommitLimits
 from actors.buffer.space import Keeping
+from actors.downloader.addressed import AddressedStream, AddressedVendor
+from actors.downloader.behind import ConfirmRules
 from actors.downloader.downloader import HistoryDownloader
 from actors.downloader.job_files import JobFiles, write_job
 from actors.downloader.jobs import BackfillJob, HistoryJob, ceil_minute, floor_minute
-from actors.downloader.memory import MemoryHistory, MemoryJobs, random_walk
+from actors.downloader.live import ClockPace, LiveDownloader
+from actors.downloader.live_group import LiveLimits
+from actors.downloader.memory import MemoryHistory, MemoryJobs, MemoryTicks, MemoryTrades, random_trades, random_walk
+from actors.downloader.memory_live import MemoryLive, MemoryMarket, MemoryTime
 from actors.downloader.polygon import PolygonHistory, PolygonLimits
-from actors.downloader.port import HistorySource, JobStore, Page
+from actors.downloader.polygon_stream import PolygonStream
+from actors.downloader.port import HistorySource, JobStore, LiveSource, TimeSource
+from actors.downloader.seam import Seam
 from actors.embedded.clickhouse import ClickHouseSpec
 from actors.embedded.endpoints import FILE_NAME, EndpointsFile
 from actors.embedded.market import MarketSpec
@@ -49,13 +57,14 @@ from runtime.clock import NS_PER_HOUR
 from runtime.disk import RealDisk
 from runtime.disk_memory import MemoryDisk
 from runtime.disk_port import Disk
-from runtime.errors import NotConnected, RetryableSinkError, RetryableSourceError
+from runtime.errors import NotConnected, RetryableSinkError
 from runtime.log.appender import Appender, AppendRequest
 from runtime.log.log import Log, LogSettings
 from runtime.log.losses import LostFrame
 from runtime.log.recovery import Damage
 from runtime.log.retention import Retention
 from runtime.mailbox import Mailbox
+from runtime.market_clock import MarketClock
 from runtime.ratelimit import BudgetLimits, RateLimit
 from runtime.settings import Settings, SinkSettings
 from supervisors.engine.child import ChildSpec, RestartIntensity, Strategy, SupervisorSpec
@@ -63,6 +72,8 @@ from supervisors.engine.child import ChildSpec, RestartIntensity, Strategy, Supe
 VERSION = "0.1.0"
 JOBS_WAITING_MAX = 100
 LOSSES_WAITING_MAX = 64
+MEMORY_MARKET_NS = 6 * NS_PER_HOUR
+"""How far the market of --test-mode goes on."""
 BETWEEN_CRASHES = Backoff(initial_s=0.1, max_s=2.0)
 """A bug that comes with the moment (a race, a burst) may be gone then; five waits make 5 s of a minute's budget."""
 UNTIL_CALLED_BACK = Backoff(initial_s=0.2, max_s=10.0)
@@ -81,6 +92,8 @@ class Plan:
     """What this process is to do, beside the configuration."""
 
     history: tuple[HistoryJob, ...]
+    live: bool = False
+    """Stream the symbols of the standing history too."""
     test_mode: bool = False
     adopt: bool = False
 
@@ -103,7 +116,13 @@ class Parts:
     home: EmbeddedHome
     endpoints: EndpointsFile
     budget: RateLimit
+    market: MarketClock
+    """The vendor's clock; with a live stream the downloaders measure by it."""
+    seam: Seam
+    """What the live and the history downloader tell each other."""
     memory_sinks: dict[str, MemoryDatabase] = attrs.field(factory=dict)
+    memory_market: MemoryMarket | None = None
+    """--test-mode."""
 
     @property
     def appender(self) -> Appender:
@@ -210,6 +229,8 @@ def open_parts(settings: Settings, plan: Plan, seams: Seams) -> Parts:
         home=home,
         endpoints=EndpointsFile(path=data_dir / FILE_NAME),
         budget=RateLimit(BudgetLimits(requests_max=minute or None)),
+        market=MarketClock(seams.clock),
+        seam=Seam(log.producer),
     )
 
 
@@ -240,7 +261,7 @@ def build_spec(settings: Settings, parts: Parts | None = None, *, test_mode: boo
             for name in servers
         )
         children.append(SupervisorSpec("embedded", Strategy.ONE_FOR_ONE, embedded, intensity=None))
-    children.append(core(settings, make))
+    children.append(core(settings, make, live=settings.streams if parts is None else parts.plan.live))
     # Only core can escalate to here, and then it has tried what restarts can do: 6 crashes of one actor make its
     # supervisor give up, 2 of those flow, 2 of those core: 24 crashes, about half a minute. The rest is a new process.
     return SupervisorSpec(
@@ -248,7 +269,7 @@ def build_spec(settings: Settings, parts: Parts | None = None, *, test_mode: boo
     )
 
 
-def core(settings: Settings, make: _Factories) -> SupervisorSpec:
+def core(settings: Settings, make: _Factories, *, live: bool) -> SupervisorSpec:
     """rest_for_one: producers and consumers cannot outlive the log's writer, the writer can outlive them."""
     storage = SupervisorSpec(
         "storage",
@@ -261,11 +282,14 @@ def core(settings: Settings, make: _Factories) -> SupervisorSpec:
         RestartIntensity(restarts_max=3, period_s=30.0),
     )
     return SupervisorSpec(
-        "core", Strategy.REST_FOR_ONE, (storage, flow(settings, make)), RestartIntensity(restarts_max=1, period_s=60.0)
+        "core",
+        Strategy.REST_FOR_ONE,
+        (storage, flow(settings, make, live=live)),
+        RestartIntensity(restarts_max=1, period_s=60.0),
     )
 
 
-def flow(settings: Settings, make: _Factories) -> SupervisorSpec:
+def flow(settings: Settings, make: _Factories, *, live: bool) -> SupervisorSpec:
     """one_for_one: nobody here may take a neighbour down; they meet only in the log."""
     deliveries = tuple(
         ChildSpec(
@@ -278,6 +302,13 @@ def flow(settings: Settings, make: _Factories) -> SupervisorSpec:
         for name in settings.sinks
     )
     vendor_s = PROGRESS_S + 2 * settings.vendors.polygon.request_timeout_s  # a page, and its next try
+    stream = ChildSpec(
+        "downloader.live",
+        make.live,
+        shutdown_grace_s=15.0,
+        backoff=BETWEEN_CRASHES,
+        progress_timeout_s=vendor_s,
+    )
     small = RestartIntensity(restarts_max=5, period_s=60.0)
     return SupervisorSpec(
         "flow",
@@ -302,6 +333,7 @@ def flow(settings: Settings, make: _Factories) -> SupervisorSpec:
                 "ingest",
                 Strategy.ONE_FOR_ONE,
                 (
+                    *((stream,) if live else ()),
                     ChildSpec(
                         "downloader.history",
                         make.history,
@@ -323,8 +355,8 @@ SINK_SERVER = {"timescale": "postgres", "clickhouse": "clickhouse"}
 """Kind of a sink -> the embedded server that speaks it."""
 
 
-def server_spec(name: str, settings: Settings, home: EmbeddedHome) -> ServerSpec:
-    """One embedded server as data."""
+def server_spec(name: str, settings: Settings, home: EmbeddedHome, *, live: bool = False) -> ServerSpec:
+    """One embedded server as data. `live`: a recording is played; otherwise all of it has happened already."""
     if name == "postgres":
         return PostgresSpec(home=home)
     if name == "clickhouse":
@@ -336,7 +368,8 @@ def server_spec(name: str, settings: Settings, home: EmbeddedHome) -> ServerSpec
         arguments += ("--latency-ms", str(embedded.latency_ms))
     if embedded.requests_per_minute:
         arguments += ("--requests-per-minute", str(embedded.requests_per_minute))
-    return MarketSpec(home=home, seed=embedded.seed, recording=recording, arguments=arguments)
+    speed = float(embedded.replay_speed) if live else 0.0
+    return MarketSpec(home=home, seed=embedded.seed, recording=recording, replay_speed=speed, arguments=arguments)
 
 
 def sink_factory(name: str, settings: Settings, home: EmbeddedHome, *, adopt: bool = False) -> SinkFactory:
@@ -383,33 +416,7 @@ class AddressedSink:
             raise RetryableSinkError(str(exc)) from exc
 
 
-@attrs.define(kw_only=True)
-class SimulatedVendor:
-    """`HistorySource` of the embedded simulator, whose address is known only when it runs and may change."""
-
-    parts: Parts
-    name: str = "polygon"
-    _url: str = ""
-    _source: PolygonHistory | None = None
-
-    async def pages(self, symbol: str, kind: str, from_ns: int, to_ns: int) -> AsyncIterator[Page]:
-        """As the port says. Raises: RetryableSourceError while the simulator is not up."""
-        url = self.parts.seams.board.endpoints.get("market", "")
-        if not url:
-            why = NotConnected("the embedded market simulator is not up yet")
-            raise RetryableSourceError(str(why)) from why
-        if self._source is None or url != self._url:
-            await self.close()
-            self._url, self._source = url, polygon(self.parts, url, "embedded")
-        async with aclosing(self._source.pages(symbol, kind, from_ns, to_ns)) as pages:
-            async for page in pages:
-                yield page
-
-    async def close(self) -> None:
-        """Close the connections."""
-        if self._source is not None:
-            await self._source.close()
-            self._source = None
+SIMULATOR_KEY = "embedded"
 
 
 def polygon(parts: Parts, url: str, key: str) -> PolygonHistory:
@@ -420,6 +427,7 @@ def polygon(parts: Parts, url: str, key: str) -> PolygonHistory:
         api_key=key,
         budget=parts.budget,
         clock=parts.seams.clock,
+        market=parts.market if parts.plan.live else None,
         offload=parts.seams.offload,
         limits=PolygonLimits(page_s=patience_s, read_s=min(15.0, patience_s), connect_s=min(5.0, patience_s)),
     )
@@ -448,11 +456,14 @@ class _Factories:
             submit=p.submit_backfill,
             inboxes={"buffer": p.appends, "downloader.history": p.new_jobs},
             stalled_after_s=p.settings.health.stalled_after_s,
+            consumer=p.log.consumer("health.candles"),
         )
 
     def server(self, name: str) -> Actor:
         p = self.parts
-        return EmbeddedServer(spec=server_spec(name, p.settings, p.home), home=p.home, endpoints=p.endpoints)
+        return EmbeddedServer(
+            spec=server_spec(name, p.settings, p.home, live=p.plan.live), home=p.home, endpoints=p.endpoints
+        )
 
     def buffer(self) -> Actor:
         p = self.parts
@@ -465,8 +476,10 @@ class _Factories:
         sink: SinkFactory = (
             self._memory_sink(name) if p.plan.test_mode else sink_factory(name, p.settings, p.home, adopt=p.plan.adopt)
         )
-        consumer = p.log.consumer(f"bridge.{name}")
-        return Delivery(sink=sink, consumer=consumer, cursor=p.log.cursor(f"bridge.{name}"))
+        n = p.log.partitions
+        lanes = (("live", range(n)), ("history", range(n, 2 * n)))
+        live, history = (p.log.consumer(f"bridge.{name}.{lane}", partitions=frozenset(of)) for lane, of in lanes)
+        return Delivery(sink=sink, consumers=(live, history), cursor=p.log.cursor(f"bridge.{name}"))
 
     def _memory_sink(self, name: str) -> SinkFactory:
         sink = self.parts.settings.sinks[name]
@@ -481,11 +494,41 @@ class _Factories:
             appender=p.appender,
             disk=p.disk,
             directory=aggregator_folder(p.settings),
-            spec=AggregatorSpec(timeframes=wanted.timeframes, bases=wanted.bases),
+            spec=AggregatorSpec(timeframes=wanted.timeframes, bases=wanted.bases, lateness_s=float(wanted.lateness_s)),
         )
+
+    def live(self) -> Actor:
+        p = self.parts
+        wanted, minute = p.settings.downloader, p.settings.vendors.polygon.requests_per_minute
+        limits = LiveLimits(
+            rows_max=p.settings.buffer.frame_rows_max,
+            linger_s=p.settings.buffer.linger_ms / 1000,
+            clock_wait_s=self._clock_wait_s,
+        )
+        return LiveDownloader(
+            source=self._stream(),
+            time=self._time(),
+            appender=p.appender,
+            partitions=p.log.partitions,
+            feeds=tuple((job.symbol, job.kind) for job in p.plan.history),
+            seam=p.seam,
+            market=p.market,
+            confirm=wanted.confirm,
+            limits=limits,
+            # A tenth of the plan's requests at most.
+            pace=ClockPace(poll_s=max(1.0, 600.0 / minute), calm_s=max(10.0, 600.0 / minute))
+            if minute
+            else ClockPace(),
+        )
+
+    @property
+    def _clock_wait_s(self) -> float:
+        """A simulator always tells its time, and it may be years from ours."""
+        return math.inf if self.parts.settings.uses_simulator else LiveLimits().clock_wait_s
 
     def history(self) -> Actor:
         p = self.parts
+        wanted = p.settings.downloader
         return HistoryDownloader(
             source=self._source(),
             appender=p.appender,
@@ -493,18 +536,61 @@ class _Factories:
             history=p.plan.history,
             jobs=p.jobs,
             new_jobs=p.new_jobs,
+            market=p.market if p.plan.live else None,
+            seam=p.seam if p.plan.live else None,
+            rules=ConfirmRules(
+                confirm=wanted.confirm, settle_s=float(wanted.settle_s), clock_wait_s=self._clock_wait_s
+            ),
         )
 
     def _source(self) -> HistorySource:
         p = self.parts
         if p.plan.test_mode:
-            now_ns = p.seams.clock.wall_ns()
-            walks = {
-                job.symbol: random_walk(number, job.from_ns, job.to_ns or now_ns + NS_PER_HOUR)
-                for number, job in enumerate(p.plan.history)
-            }
-            return MemoryHistory(ticks=walks)
+            market = self._memory_market()
+            return MemoryHistory(ticks=market.ticks, visible_to_ns=market.now_ns if p.plan.live else None)
         if p.settings.uses_simulator:
-            return SimulatedVendor(parts=p)
-        key = p.settings.vendors.polygon.api_key
-        return polygon(p, p.settings.rest_url, key.reveal() if key else "")
+            return self._simulator()
+        return polygon(p, p.settings.rest_url, self._key)
+
+    def _time(self) -> TimeSource:
+        p = self.parts
+        if p.plan.test_mode:
+            return MemoryTime(market=self._memory_market())
+        if p.settings.uses_simulator:
+            return self._simulator()
+        return polygon(p, p.settings.rest_url, self._key)
+
+    def _simulator(self) -> AddressedVendor:
+        p = self.parts
+        return AddressedVendor(address=self._simulator_url, make=lambda url: polygon(p, url, SIMULATOR_KEY))
+
+    def _simulator_url(self) -> str:
+        return self.parts.seams.board.endpoints.get("market", "")
+
+    def _stream(self) -> LiveSource:
+        p = self.parts
+        if p.plan.test_mode:
+            return MemoryLive(market=self._memory_market())
+        if p.settings.uses_simulator:
+            return AddressedStream(
+                address=lambda: self._simulator_url().replace("http://", "ws://", 1),
+                make=lambda url: PolygonStream(stream_url=url, api_key=SIMULATOR_KEY),
+            )
+        return PolygonStream(stream_url=p.settings.stream_url, api_key=self._key)
+
+    @property
+    def _key(self) -> str:
+        key = self.parts.settings.vendors.polygon.api_key
+        return key.reveal() if key else ""
+
+    def _memory_market(self) -> MemoryMarket:
+        """One for the process: the vendor outlives an incarnation of ours."""
+        p = self.parts
+        if p.memory_market is None:
+            now_ns = p.seams.clock.wall_ns()
+            ticks: dict[str, MemoryTicks | MemoryTrades] = {}
+            for number, job in enumerate(p.plan.history):
+                walk = random_walk(number, job.from_ns, job.to_ns or now_ns + MEMORY_MARKET_NS)
+                ticks[job.symbol] = walk if job.kind == "quotes" else random_trades(walk)
+            p.memory_market = MemoryMarket(ticks=ticks, start_ns=now_ns)
+        return p.memory_market

@@ -21,6 +21,7 @@ from actors.aggregator.store import DayStore
 from actors.market.candles import QUOTE_BASES, TIMEFRAMES
 from runtime.actor import ActorContext
 from runtime.board import ConsumerState
+from runtime.clock import NS_PER_S
 from runtime.disk_port import Disk
 from runtime.errors import InvariantViolation, LogError
 from runtime.log.appender import Appender, AppendRequest
@@ -31,8 +32,14 @@ _DAYS_PER_WRITE = 16
 """Day files written per offloaded call, so that a cancelled actor ends within some fsyncs."""
 _READ_BYTES = 1 << 20
 """Bodies applied per offloaded call: about 50 slices or 0.2 s, which a cancelled actor still waits for."""
+_GROUPS_PER_CALL = 256
+"""Live groups are small: so many take 0.2 s as well."""
 _WAIT_S = 5.0
 """Longest wait without a sign of life to the watchdog."""
+_BLINK_S = 0.01
+"""Shortest wait for groups."""
+_OPEN_SHARE = 20
+"""Publishing open candles may take one part in so many of the time: with many symbols they come less often."""
 
 T = TypeVar("T")
 
@@ -54,6 +61,10 @@ class AggregatorSpec:
     """Longest time between two checkpoints while there is input."""
     idle_s: float = 0.2
     """At the head of the log for so long: checkpoint at once."""
+    lateness_s: float = 2.0
+    """Event time that a live candle waits after its end for late ticks (UPSTREAM 5.7); what comes later revises it."""
+    open_interval_s: float = 0.25
+    """Open candles are published no more often."""
     disk_retry_s: float = 1.0
     """Wait after a checkpoint that the disk refused."""
 
@@ -79,7 +90,12 @@ class Aggregator:
             code=CODE_VERSION,
             days_max=self.spec.days_max,
         )
-        core = Core(store=store, timeframes=self.spec.timeframes, bases=self.spec.bases)
+        core = Core(
+            store=store,
+            timeframes=self.spec.timeframes,
+            bases=self.spec.bases,
+            lateness_ns=_nanoseconds(self.spec.lateness_s),
+        )
         ctx.ready()
         await _Incarnation(ctx=ctx, spec=self.spec, consumer=self.consumer, appender=self.appender, core=core).run()
 
@@ -104,6 +120,8 @@ class _Incarnation:
     bytes_since: int = 0
     checkpoint_time_s: float = 0.0
     rows_durable: int = 0
+    open_due_s: float = 0.0
+    """When open candles may be published again."""
     in_flight: deque[tuple[Output, int, AppendRequest]] = attrs.field(factory=deque)
     """(output, where its input began, request), in order."""
 
@@ -116,6 +134,7 @@ class _Incarnation:
             self.applied_to = self.consumer.position  # also past what holds no group, such as repaired damage
             if not self.consumer.read_nowait_available():
                 await self._settle()
+            await self._publish_open()
             if self._checkpoint_due(idle=not groups):
                 await self._checkpoint()
             self.ctx.progress()
@@ -133,7 +152,9 @@ class _Incarnation:
             start = await self.ctx.offload(partial(store.open, self.consumer.end()))
         known = await self._patiently(partial(self.appender.resume, PRODUCER))
         self.sequence = known.sequence
-        self.suppressed_to = _input_of(known.position) if known.sequence else 0
+        self.suppressed_to = 0
+        if known.sequence:
+            self.suppressed_to, self.core.lateness_replayed_ns = _position_of(known.position)
         self.checkpoint_time_s = self.ctx.clock.monotonic_s()
         self.consumer.seek(start)
         self.applied_to = self.checkpoint_at = self.consumer.position
@@ -143,6 +164,8 @@ class _Incarnation:
         """The next groups; empty after some time at the head, and as soon as a drain is asked for."""
         groups: list[Group] = []
         idle_s = self.spec.idle_s if self.applied_to > self.checkpoint_at else _WAIT_S
+        if self._shows_open():
+            idle_s = min(idle_s, max(_BLINK_S, self.open_due_s - self.ctx.clock.monotonic_s()))
         with trio.move_on_after(idle_s) as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_on, self.ctx.drain_requested, scope)
@@ -152,7 +175,7 @@ class _Incarnation:
 
     async def _process(self, groups: list[Group]) -> None:
         while groups:
-            apply = partial(self.core.apply, groups, suppressed_to=self.suppressed_to)
+            apply = partial(self.core.apply, groups[:_GROUPS_PER_CALL], suppressed_to=self.suppressed_to)
             applied = await self.ctx.offload(apply)
             done, groups = groups[: applied.consumed], groups[applied.consumed :]
             begins = {group.end_position: group.position for group in done}
@@ -174,7 +197,8 @@ class _Incarnation:
         """Submit one output; waits while the mailbox or the number in flight is at its bound."""
         while len(self.in_flight) >= self.spec.in_flight_groups_max:
             await self._settle_oldest()
-        position = json.dumps({"input": output.input_end, "code": CODE_VERSION}).encode()
+        known = {"input": output.input_end, "code": CODE_VERSION, "lateness_ns": self.core.lateness_ns}
+        position = json.dumps(known).encode()
         draft = GroupDraft(
             producer=PRODUCER, sequence=self.sequence + 1, producer_position=position, frames=output.frames
         )
@@ -233,6 +257,20 @@ class _Incarnation:
             self.ctx.progress()
         self.core.store.evict()
 
+    def _shows_open(self) -> bool:
+        """There is something new to show. Never while replaying: what is seen there is the past."""
+        return bool(self.core.changed) and self.applied_to >= self.suppressed_to
+
+    async def _publish_open(self) -> None:
+        """Show the open candles that changed."""
+        began_s = self.ctx.clock.monotonic_s()
+        if not self._shows_open() or began_s < self.open_due_s:
+            return
+        for bars in await self.ctx.offload(self.core.open_bars):
+            self.ctx.board.open_candles[bars.symbol] = bars
+        now_s = self.ctx.clock.monotonic_s()
+        self.open_due_s = now_s + max(self.spec.open_interval_s, (now_s - began_s) * _OPEN_SHARE)
+
     def _publish(self) -> None:
         committed = self.in_flight[0][1] if self.in_flight else self.applied_to
         self.ctx.board.consumers[PRODUCER] = ConsumerState(
@@ -248,9 +286,14 @@ async def _cancel_on(event: trio.Event, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-def _input_of(position: bytes) -> int:
-    """The input position in what the log remembers. Raises: InvariantViolation when we did not write it."""
+def _position_of(position: bytes) -> tuple[int, int]:
+    """Input and lateness (ns) in what the log remembers. Raises: InvariantViolation when we did not write it."""
     try:
-        return int(json.loads(position)["input"])
-    except (ValueError, KeyError, TypeError) as error:
+        known = json.loads(position)
+        return int(known["input"]), int(known.get("lateness_ns", 0))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvariantViolation(f"the log's position of producer {PRODUCER!r} is {position!r}") from error
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * NS_PER_S)

@@ -1,8 +1,4 @@
-"""From input groups to output frames: the deterministic heart of the aggregator, without any waiting.
-
-Today it knows slices (history). Live rows and live coverage join at `_take`: they get a branch beside the slice's, with
-open minutes per symbol and a watermark; days, views and outputs stay as they are.
-"""
+"""From input groups to output frames: the deterministic heart of the aggregator, without any waiting."""
 
 from __future__ import annotations
 
@@ -10,20 +6,22 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from actors.aggregator.day import DayKey
+from actors.aggregator.day import Day, DayKey, Mark
+from actors.aggregator.inputs import Interval, LiveInput, SliceInput, read_group
+from actors.aggregator.open_bars import open_bars
 from actors.aggregator.output import candle_batch, frames
 from actors.aggregator.store import DayStore
+from actors.aggregator.stream import Stream
 from actors.aggregator.views import View, changes, look
-from actors.market.candles import BASES_OF, MINUTES_PER_DAY, NS_PER_MINUTE, TIMEFRAMES, Bars, fold
-from actors.market.coverage import Coverage, coverage_records
-from actors.market.schema import SCHEMAS, decode
+from actors.market.candles import MINUTES_PER_DAY, NS_PER_MINUTE, TIMEFRAMES, Bars, fold
+from runtime.board import OpenBars
 from runtime.log.types import FrameDraft, Group
 
+_NewMark = tuple[int, int, Mark]
+"""Minutes [low, high) that get a bit."""
 PRODUCER = "aggregator"
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raise it when the same input would give other candles or another state."""
 
 
@@ -49,6 +47,15 @@ class Applied:
 
 
 @attrs.frozen(kw_only=True)
+class _At:
+    """Where in the log an input stands."""
+
+    end: int
+    quiet: bool
+    """Its output is in the log already: only the state changes."""
+
+
+@attrs.define(eq=False, kw_only=True)
 class Core:
     """Applies groups to the days of `store`. Runs in a worker thread; one call at a time."""
 
@@ -56,6 +63,12 @@ class Core:
     timeframes: tuple[str, ...]
     """What is put out; the state is always made of minutes."""
     bases: tuple[str, ...]
+    lateness_ns: int = 0
+    """The watermark stays so far behind the heartbeats."""
+    lateness_replayed_ns: int | None = None
+    """What it was when the outputs that are suppressed were made."""
+    changed: set[str] = attrs.field(factory=set)
+    """Symbols whose open candles may have changed since `open_bars`."""
 
     def apply(self, groups: Sequence[Group], *, suppressed_to: int) -> Applied:
         """Apply groups in order. Those that end at or below `suppressed_to` put out nothing: the log has it already."""
@@ -65,75 +78,124 @@ class Core:
                 return Applied(outputs=outputs, consumed=consumed)
             if group.producer == PRODUCER:
                 continue
-            taken = self._take(group, suppressed=group.end_position <= suppressed_to)
+            taken = self._take(group, _At(end=group.end_position, quiet=group.end_position <= suppressed_to))
             if taken is None:
                 return Applied(outputs=outputs, consumed=consumed, damaged=True)
             outputs += taken
         return Applied(outputs=outputs, consumed=len(groups))
 
-    def _take(self, group: Group, *, suppressed: bool) -> list[Output] | None:
+    def open_bars(self) -> list[OpenBars]:
+        """The open candles of every live symbol that changed since the last call."""
+        symbols = sorted(self.changed)
+        self.changed.clear()
+        return [open_bars(self.store, symbol, timeframes=self.timeframes, bases=self.bases) for symbol in symbols]
+
+    def _take(self, group: Group, at: _At) -> list[Output] | None:
         """At most one output; None when a day is damaged (nothing was changed then)."""
-        slices = list(_slices(group))
-        keys = [key for cover, _ in slices for key, _, _ in _pieces(cover)]
-        if any(self.store.get(key) is None for key in keys):
+        inputs = read_group(group)
+        if any(self.store.get(key) is None for one in inputs for key in self._days_of(one)):
             return None
         drafts: list[FrameDraft] = []
-        for cover, partition in slices:
-            found = self._replace(cover, _rows(group, cover, alone=len(slices) == 1), suppressed=suppressed)
-            if found:
-                drafts += frames(candle_batch(cover.symbol, found, revision=group.stamp_ns), partition)
+        for one in inputs:
+            found = self._replace(one, at) if isinstance(one, SliceInput) else self._add(one, at)
+            if shown := [view for view in found if view.basis in self.bases]:
+                symbol = one.cover.symbol if isinstance(one, SliceInput) else one.symbol
+                drafts += frames(candle_batch(symbol, shown, revision=group.stamp_ns), one.partition)
         rows = sum(draft.rows for draft in drafts)
         return [Output(input_end=group.end_position, frames=tuple(drafts), rows=rows)] if drafts else []
 
-    def _replace(self, cover: Coverage, rows: pa.RecordBatch, *, suppressed: bool) -> list[View]:
-        bars = fold(cover.kind, rows, step_ns=NS_PER_MINUTE)
+    def _days_of(self, one: SliceInput | LiveInput) -> Iterator[DayKey]:
+        """Every day that the input may look at."""
+        if isinstance(one, SliceInput):
+            yield from (key for key, _, _ in one.pieces())
+            return
+        yield from (key for key, _, _ in (*one.row_pieces(), *one.touched()))
+        for day in self.store.stream(one.symbol, one.kind).open_days:
+            yield DayKey(one.symbol, one.kind, day)
+
+    def _replace(self, one: SliceInput, at: _At) -> list[View]:
+        """A slice: its minutes hold exactly its rows."""
+        cover, stream = one.cover, self.store.stream(one.cover.symbol, one.cover.kind)
+        bars = fold(cover.kind, one.rows, step_ns=NS_PER_MINUTE)
         found: list[View] = []
-        for key, low, high in _pieces(cover):
-            day = self.store.get(key)
-            assert day is not None
+        for key, low, high in one.pieces():
+            day = self._day(key)
+            if at.end <= day.applied:
+                continue
             inside = [_between(bars[basis], key, low, high) for basis in day.bases]
-            before = [] if suppressed else [look(day, timeframe, low, high) for timeframe in self.timeframes]
-            day.replace(low, high, cover.source, inside)
-            self.store.touched(key)
-            for timeframe, old in zip(self.timeframes, before, strict=False):
-                found += changes(old, look(day, timeframe, low, high))
-        return [view for view in found if view.basis in self.bases]
+            before = self._look(day, low, high, stream, at)
+            day.replace(low, high, cover.source, inside, final=cover.is_final)
+            self.store.touched(day, at.end)
+            found += _changes(before, self._look(day, low, high, stream, at))
+        return found
+
+    def _add(self, one: LiveInput, at: _At) -> list[View]:
+        """Live: rows join their minutes, heartbeats mark theirs and move the watermark, which puts candles out."""
+        before = self.store.stream(one.symbol, one.kind)
+        row_pieces, touched, finals = one.row_pieces(), list(one.touched()), list(one.finals())
+        lateness_ns = self.lateness_ns
+        if at.quiet and self.lateness_replayed_ns is not None:
+            lateness_ns = self.lateness_replayed_ns
+        days = {key.day for key, _, _ in (*row_pieces, *touched)}
+        after = before.advanced((beat.to_ns for beat in one.beats), days, lateness_ns=lateness_ns)
+        self.store.streams[one.symbol, one.kind] = after
+        self.changed.add(one.symbol)
+        bars = fold(one.kind, one.rows, step_ns=NS_PER_MINUTE) if row_pieces else {}
+        found: list[View] = []
+        for number in sorted(days | before.open_days):
+            day = self._day(DayKey(one.symbol, one.kind, number))
+            if at.end <= day.applied:
+                continue
+            marks = _new_marks(day, touched, Mark.LIVE) + _new_marks(day, finals, Mark.FINAL_LIVE)
+            low, high = _range(day, before, after, row_pieces, marks)
+            old = self._look(day, low, high, before, at)
+            if self._fold(day, one, bars, marks):
+                self.store.touched(day, at.end)
+            found += _changes(old, self._look(day, low, high, after, at))
+        return found
+
+    def _fold(self, day: Day, one: LiveInput, bars: dict[str, Bars], marks: list[_NewMark]) -> bool:
+        """Change the day; True when it changed."""
+        inside = [_between(bars[basis], day.key, 0, MINUTES_PER_DAY) for basis in day.bases] if bars else []
+        rows = any(len(part) for part in inside)
+        if rows:
+            day.fold(one.source, inside)
+        for low, high, bit in marks:
+            day.mark(low, high, bit)
+        return rows or bool(marks)
+
+    def _look(self, day: Day, low: int, high: int, stream: Stream, at: _At) -> list[list[View]]:
+        """Per timeframe what readers see of the minutes [low, high); nothing when they are not to be told."""
+        if at.quiet or low >= high:
+            return []
+        closed_to = stream.closed_to(day.key.day)
+        return [look(day, timeframe, low, high, closed_to=closed_to) for timeframe in self.timeframes]
+
+    def _day(self, key: DayKey) -> Day:
+        day = self.store.get(key)
+        assert day is not None, "asked for before anything was changed"
+        return day
 
 
-def _slices(group: Group) -> Iterator[tuple[Coverage, int]]:
-    """The slices of a group whose rows make candles, each with its partition."""
-    for frame in group.frames:
-        if frame.kind == "coverage":
-            for cover in coverage_records(decode(frame.schema, frame.body)):
-                if cover.is_slice and cover.kind in BASES_OF:
-                    yield cover, frame.partition
+def _changes(before: list[list[View]], after: list[list[View]]) -> list[View]:
+    return [view for old, new in zip(before, after, strict=True) for view in changes(old, new)]
 
 
-def _pieces(cover: Coverage) -> Iterator[tuple[DayKey, int, int]]:
-    """(day, first minute, end minute) of the whole minutes that a slice covers; slices are made of whole minutes."""
-    start, end = -(-cover.from_ns // NS_PER_MINUTE), cover.to_ns // NS_PER_MINUTE
-    while start < end:
-        day, low = divmod(start, MINUTES_PER_DAY)
-        high = min(MINUTES_PER_DAY, low + end - start)
-        yield DayKey(cover.symbol, cover.kind, day), low, high
-        start += high - low
+def _new_marks(day: Day, intervals: list[Interval], bit: Mark) -> list[_NewMark]:
+    """Minutes of the day that are to get a bit which not all of them have."""
+    return [(low, high, bit) for key, low, high in intervals if key == day.key and not day.marked(low, high, bit)]
 
 
-def _rows(group: Group, cover: Coverage, *, alone: bool) -> pa.RecordBatch:
-    """The numbers of a slice's rows: all rows of its kind in the group, unless it holds several slices."""
-    parts = []
-    for frame in group.frames:
-        if frame.kind == cover.kind:
-            batch = decode(frame.schema, frame.body)
-            if not alone:
-                batch = batch.filter(pc.equal(batch.column("symbol").cast(pa.string()), cover.symbol))
-            parts.append(batch.select([f.name for f in batch.schema if pa.types.is_primitive(f.type)]))
-    if not parts:
-        return pa.RecordBatch.from_pylist([], schema=SCHEMAS[cover.kind])
-    rows = parts[0] if len(parts) == 1 else pa.concat_batches(parts)
-    ts_ns = rows.column("ts_ns").to_numpy()
-    inside = (ts_ns >= cover.from_ns) & (ts_ns < cover.to_ns)
-    return rows if inside.all() else rows.filter(pa.array(inside))
+def _range(
+    day: Day, before: Stream, after: Stream, row_pieces: list[Interval], marks: list[_NewMark]
+) -> tuple[int, int]:
+    """The minutes whose candles may change: with new rows or marks, and those that the watermark passes."""
+    ranges = [(low, high) for key, low, high in row_pieces if key == day.key]
+    ranges += [(low, high) for low, high, _ in marks]
+    passed = before.closed_to(day.key.day), after.closed_to(day.key.day)
+    if passed[0] < passed[1]:
+        ranges.append(passed)
+    return (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else (0, 0)
 
 
 def _between(bars: Bars, key: DayKey, low: int, high: int) -> Bars:

@@ -1,7 +1,9 @@
 """What readers are told about a day: the candles of a timeframe, and how they changed. Pure.
 
-A minute is shown when it has ticks. A coarser candle is shown once final coverage reaches its end; it is final when
-final slices cover all of it. Both are functions of the day alone, so any order of slices ends in the same candles.
+A candle is out when a slice covers its last minute, or when live touched it and the watermark passed its end. It is
+final when final slices (or contiguous live that nothing confirms) cover all of it. Both are functions of the day and
+the watermark alone, so any order of inputs that ends in the same ticks ends in the same candles. What is out stays
+out: a slice never unmarks live, and the watermark never goes back.
 """
 
 from __future__ import annotations
@@ -12,12 +14,15 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from actors.aggregator.day import COLUMNS, Day
+from actors.aggregator.day import COLUMNS, FINALS, MIXED, Day, Mark
 from actors.market.candles import NO_BARS, NS_PER_MINUTE, TIMEFRAMES, Bars, roll_up
 from actors.market.flags import Flag
 
 _NO_NAMES = np.zeros(0, dtype=object)
 _NO_BITS = np.zeros(0, dtype=np.bool_)
+_SHOWN = [name for name in COLUMNS if name not in {"first_ns", "last_ns"}]
+"""What a candle shows of its bar: a revision that changes nothing else is none."""
+Bools = npt.NDArray[np.bool_]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -27,35 +32,58 @@ class View:
     timeframe: str
     basis: str
     bars: Bars = NO_BARS
-    final: npt.NDArray[np.bool_] = _NO_BITS
+    final: Bools = _NO_BITS
     source: npt.NDArray[np.object_] = _NO_NAMES
 
     def __len__(self) -> int:
         return len(self.bars)
 
-    def take(self, rows: npt.NDArray[np.bool_]) -> View:
+    def take(self, rows: Bools) -> View:
         """The candles where `rows` is True."""
         columns = {name: getattr(self.bars, name)[rows] for name in ("ts_ns", *COLUMNS)}
         return attrs.evolve(self, bars=Bars(**columns), final=self.final[rows], source=self.source[rows])
 
 
-def look(day: Day, timeframe: str, low: int, high: int) -> list[View]:
-    """One view per basis: the candles of `timeframe` that have a minute of [low, high) in them."""
+def look(day: Day, timeframe: str, low: int, high: int, *, closed_to: int) -> list[View]:
+    """One view per basis: the candles of `timeframe` that are out and have a minute of [low, high) in them.
+
+    `closed_to`: the minutes of the day that lie before the watermark.
+    """
+    low, out, whole = _judge(day, timeframe, low, high, closed_to)
+    if not out.any():  # nothing has come to its end: the usual case of live rows, and cheap
+        return [View(timeframe=timeframe, basis=basis) for basis in day.bases]
+    return _views(day, timeframe, low, out, whole)
+
+
+def look_open(day: Day, timeframe: str, low: int, high: int, *, closed_to: int) -> list[View]:
+    """The candles that live touched and that are not out yet; never final."""
+    low, out, whole = _judge(day, timeframe, low, high, closed_to)
+    live = (day.marks[low : low + len(out) * TIMEFRAMES[timeframe]] & Mark.LIVE).reshape(len(out), -1).any(axis=1)
+    return _views(day, timeframe, low, ~out & live, np.zeros_like(whole))
+
+
+def _judge(day: Day, timeframe: str, low: int, high: int, closed_to: int) -> tuple[int, Bools, Bools]:
+    """The first minute of the first interval that has a minute of [low, high), and per interval: is it out, is it
+    covered by what is final."""
     length = TIMEFRAMES[timeframe]
     low, high = low // length * length, -(-high // length) * length
-    covered = day.covered[low:high].reshape(-1, length)
-    if length > 1 and not covered[:, -1].any():  # no candle of it has come to its end: the usual case, and cheap
-        return [View(timeframe=timeframe, basis=basis) for basis in day.bases]
-    whole = np.asarray(covered.all(axis=1))
+    marks = day.marks[low:high].reshape(-1, length)
+    passed = np.arange(low + length, high + length, length) <= closed_to
+    out = (marks[:, -1] & Mark.SLICE > 0) | (passed & (marks & Mark.LIVE > 0).any(axis=1))
+    return low, out, np.asarray((marks & FINALS > 0).all(axis=1))
+
+
+def _views(day: Day, timeframe: str, low: int, wanted: Bools, final: Bools) -> list[View]:
+    """The candles of the wanted intervals, which follow each other from minute `low` on."""
+    length = TIMEFRAMES[timeframe]
     views = []
     for row, basis in enumerate(day.bases):
-        minutes = day.bars(row, low, high)
+        minutes = day.bars(row, low, low + len(wanted) * length)
         bars = roll_up(minutes, step_ns=length * NS_PER_MINUTE) if length > 1 else minutes
-        at = (bars.ts_ns - day.key.start_ns) // NS_PER_MINUTE
-        nth = (at - low) // length
+        nth = ((bars.ts_ns - day.key.start_ns) // NS_PER_MINUTE - low) // length
         source = day.source_names(_one_source(day, minutes, bars))
-        view = View(timeframe=timeframe, basis=basis, bars=bars, final=whole[nth], source=source)
-        views.append(view if length == 1 else view.take(covered[nth, -1]))
+        view = View(timeframe=timeframe, basis=basis, bars=bars, final=final[nth], source=source)
+        views.append(view.take(wanted[nth]))
     return views
 
 
@@ -84,12 +112,12 @@ def _one_source(day: Day, minutes: Bars, bars: Bars) -> npt.NDArray[np.int16]:
         return sources
     starts = np.searchsorted(minutes.ts_ns, bars.ts_ns)
     least, most = np.minimum.reduceat(sources, starts), np.maximum.reduceat(sources, starts)
-    return np.where(least == most, least, np.int16(-1))
+    return np.where(least == most, least, np.int16(MIXED))
 
 
-def _same(old: View, i: npt.NDArray[np.intp], new: View, j: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+def _same(old: View, i: npt.NDArray[np.intp], new: View, j: npt.NDArray[np.intp]) -> Bools:
     same = (old.final[i] == new.final[j]) & (old.source[i] == new.source[j])
-    for name in COLUMNS:
+    for name in _SHOWN:
         same &= getattr(old.bars, name)[i] == getattr(new.bars, name)[j]
     return np.asarray(same, np.bool_)
 

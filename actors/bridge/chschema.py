@@ -148,6 +148,14 @@ def count_below(db: str, kind: str, marks: dict[int, int]) -> str:
     return f"select count() from {db}.{TABLES[kind]} final where log_id = {{log_id:String}} and ({below or '0'})"
 
 
+def reached(db: str, kind: str) -> str:
+    """Per partition the next offset after the highest one of this log. Parameter `log_id`."""
+    return (
+        f"select log_partition, max(log_offset) + 1 from {db}.{TABLES[kind]} where log_id = {{log_id:String}}"
+        " group by log_partition"
+    )
+
+
 def doubles(db: str, kind: str, span: str = "") -> str:
     """How many rows a reader of the view sees beyond one per key (`coverage`: beyond disjoint). `span`: a condition."""
     where = f"where {span}" if span else ""

@@ -157,6 +157,14 @@ class ClickHouseSink:
             )
         return None if self._known else {}
 
+    async def reached(self) -> dict[int, int]:
+        """From the newest rows of each kind."""
+        found: dict[int, int] = {}
+        for kind in sorted(self.stores & chschema.TABLES.keys()):
+            for partition, offset in await self._query(chschema.reached(self._db, kind), {"log_id": self._log_id}):
+                found[int(partition)] = max(int(offset), found.get(int(partition), 0))
+        return found
+
     async def prepare(self, batch: SinkBatch) -> None:
         """Decode the batch."""
         self._prepared = (batch, await self._seams.offload(lambda: chrows.tables_of(batch, self.stores)))

@@ -11,10 +11,11 @@ from typing import Any
 import attrs
 
 from actors.bridge.port import KindTotals, SinkFactory, SinkTotals, Unaudited, VerifyResult
+from actors.bridge.rows import PASSING
 from runtime.actor import Seams
 
 RowCounts = Mapping[tuple[int, str], int]
-"""(partition, kind) -> rows, as `runtime.log.tools.LogFiles.row_counts` gives them."""
+"""(partition, kind) -> rows, as `LogFiles.row_counts(…, named=counted_as)` gives them (runtime/log/tools.py)."""
 ALL_FROM_NS = -2_208_988_800 * 1_000_000_000
 """1900: where ClickHouse's DateTime64 begins."""
 ALL_TO_NS = 1 << 62
@@ -30,7 +31,7 @@ class LedgerLine:
     stored: int
     """There now, counted by looking."""
     replaced: int
-    """Deleted by later slices."""
+    """Deleted by later slices; of coverage: heartbeats of which the next one says all they say."""
     dead_lettered: int
     pending: int
     """Above the sink's marks: not sent yet."""
@@ -88,14 +89,16 @@ def ledger(
 
 
 def _line(kind: str, accepted: RowCounts, below: RowCounts, found: KindTotals, dead_lettered: int = 0) -> LedgerLine:
-    total = _of_kind(accepted, kind)
-    sent = _of_kind(below, kind)
-    should = sent + found.before - found.replaced - dead_lettered  # rows that must be there now, each once
+    passing = _of_kind(below, PASSING) if kind == "coverage" else 0
+    total = _of_kind(accepted, kind) + (_of_kind(accepted, PASSING) if kind == "coverage" else 0)
+    sent = _of_kind(below, kind) + passing
+    replaced = found.replaced + passing
+    should = sent + found.before - replaced - dead_lettered  # rows that must be there now, each once
     return LedgerLine(
         kind=kind,
         accepted=total,
         stored=found.stored,
-        replaced=found.replaced,
+        replaced=replaced,
         dead_lettered=dead_lettered,
         pending=total - sent,
         before=found.before,

@@ -1,4 +1,4 @@
-"""One delivery: reads the log, writes one sink exactly once, reads back what it wrote, remembers how far it is.
+"""One delivery: reads the log in two lanes, writes one sink exactly once, reads back what it wrote, remembers how far.
 
 An outage of the sink is an expected state: the delivery waits with backoff, its consumer lags, nothing is skipped.
 """
@@ -11,18 +11,20 @@ from functools import partial
 import attrs
 import trio
 
+from actors.bridge.intake import Intake
+from actors.bridge.lanes import BESIDE_LIVE_ROWS_MAX, Lanes, Turn
 from actors.bridge.plan import Coalescing, Lane
-from actors.bridge.port import CursorStore, Sink, SinkBatch, SinkFactory
+from actors.bridge.port import CursorStore, Sink, SinkFactory
+from actors.bridge.rows import is_passing
 from runtime.actor import ActorContext
 from runtime.backoff import Backoff, BackoffCounter
 from runtime.board import ConsumerState, DependencyState
 from runtime.clock import NS_PER_S
-from runtime.errors import LogFull, NotConnected, PermanentSinkError, RetryableSinkError, SinkError
+from runtime.errors import ConfigError, LogFull, NotConnected, PermanentSinkError, RetryableSinkError, SinkError
 from runtime.log.consumer import Consumer
 from runtime.log.cursor import Cursor
 
-_MARKS_ONLY_LINGER = 4
-"""Nobody waits for a batch that only moves marks: let it collect for this many lingers."""
+Offsets = dict[int, int]
 
 
 class ReadBackFailed(RetryableSinkError):
@@ -50,7 +52,8 @@ class Delivery:
     """Actor `bridge.<sink>`."""
 
     sink: SinkFactory
-    consumer: Consumer
+    consumers: tuple[Consumer, Consumer]
+    """(live, history): of partitions 0..n-1 and n..2n-1 of one log."""
     cursor: CursorStore
     coalescing: Coalescing = attrs.field(factory=Coalescing)
     backoff: Backoff = attrs.field(factory=lambda: Backoff(initial_s=0.2, max_s=10.0))
@@ -72,13 +75,13 @@ class Delivery:
 
 @attrs.define(kw_only=True)
 class _Session:
-    """One incarnation's state; `lane` is new with every connection."""
+    """One incarnation's state; the lanes are new with every connection."""
 
     delivery: Delivery
     ctx: ActorContext
     cursor: Cursor
     records_stored: int = 0
-    _lane: Lane | None = None
+    _intake: Intake | None = None
     _stored: Cursor | None = None
     _stored_at_s: float = float("-inf")
     _verified_at_s: float = float("-inf")
@@ -93,22 +96,23 @@ class _Session:
 
     async def deliver(self, sink: Sink, waits: BackoffCounter) -> None:
         """Work over one connection until drained. Raises: SinkError when it is of no more use."""
-        lane = await self._begin(sink)
+        intake = await self._begin(sink)
+        lanes, pace = intake.lanes, self.delivery.pace
         if not self._stuck:
             self._say_up()
-        batch: SinkBatch | None = None
+        turn: Turn | None = None
         while not self.ctx.drain_requested.is_set():
-            if batch is None:
-                await self._fill(lane)
-                batch = lane.take(self.delivery.coalescing)
-            batch = await self._round(sink, lane, batch)
-            if not self._stuck or not lane.has_unverified:
+            if turn is None:
+                await intake.fill(self.ctx.drain_requested, pace.verify_s)
+                turn = lanes.take(self.delivery.coalescing, trio.current_time())
+            turn = await self._round(sink, intake, turn)
+            if not self._stuck or not lanes.has_unverified:
                 self._say_up()
                 waits.reset()
-            self._publish(lane)
+            self._publish(intake)
             await self.store_cursor()
             self.ctx.progress()
-        await self._finish(sink, lane, batch)
+        await self._finish(sink, intake, turn)
 
     async def outage(self, exc: SinkError, wait_s: float) -> None:
         """Say what is wrong and wait, or until drained."""
@@ -122,8 +126,8 @@ class _Session:
         if isinstance(exc.__cause__, NotConnected):  # a server of ours that has not started yet: nobody need worry
             log = self.ctx.log.info
         log("sink outage", sink=self._name, reason=reason, wait_s=round(wait_s, 2))
-        if self._lane is not None:
-            self._publish(self._lane)
+        if self._intake is not None:
+            self._publish(self._intake)
         self.ctx.progress()
         with trio.move_on_after(wait_s):
             await self.ctx.drain_requested.wait()
@@ -142,62 +146,56 @@ class _Session:
                 return
             self._stored = cursor
 
-    async def _begin(self, sink: Sink) -> Lane:
-        """Open, learn the marks, and go back in the log to the first frame that is not known to be verified."""
-        consumer = self.delivery.consumer
-        found = await sink.open(consumer.log_id)
+    async def _begin(self, sink: Sink) -> Intake:
+        """Open, learn the marks, and go back in the log to the first frames that are not known to be verified."""
+        live, history = self.delivery.consumers
+        found = await sink.open(live.log_id)
+        self._refuse_a_longer_log(await sink.reached() if found is None else found)
         # A sink without marks has keys that make a re-send collapse: begin with what was read back.
         marks = dict(self.cursor.verified) if found is None else dict(found)
         verified = {p: min(offset, marks.get(p, 0)) for p, offset in self.cursor.verified.items()}
-        partitions = range(2 * consumer.partitions_live)
-        position = min(consumer.position_of(p, verified.get(p, 0)) for p in partitions)
-        consumer.seek(position)
-        self._lane = Lane(stores=sink.stores, marks=marks, verified=verified, start_position=position)
+        n = live.partitions_live
+        lanes = Lanes(
+            live=_lane(sink, live, range(n), marks, verified),
+            history=_lane(sink, history, range(n, 2 * n), marks, verified),
+            partitions_live=n,
+        )
+        pace, limits = self.delivery.pace, self.delivery.coalescing
+        self._intake = Intake(lanes=lanes, live=live, history=history, limits=limits, read_bytes=pace.read_bytes)
         stepped_back = any(verified.get(p, 0) < offset for p, offset in self.cursor.verified.items())
-        self._note(self._lane)
+        self._note(lanes)
         if stepped_back:
             # The sink lacks what it had (a new database, a restored one). Remember that before the first write: a
             # sink without marks knows us from then on, and would trust the old cursor after a crash.
             await self.store_cursor(at_once=True)
-        return self._lane
+        return self._intake
 
-    async def _fill(self, lane: Lane) -> None:
-        """Read until a batch is due and nothing more is there, or its linger is over, or for one idle moment."""
-        limits = self.delivery.coalescing
-        began_s = trio.current_time()
-        while not self.ctx.drain_requested.is_set():
-            await self._read_available(lane)
-            if lane.is_due(limits):
-                return
-            if not lane.has_waiting:
-                wait_s = self.delivery.pace.verify_s
-            else:
-                wait_s = limits.linger_s * (1 if lane.waiting_rows else _MARKS_ONLY_LINGER)
-            with trio.move_on_at(began_s + wait_s) as waiting:
-                lane.offer(await self.delivery.consumer.read(bytes_max=self.delivery.pace.read_bytes))
-            if waiting.cancelled_caught:
-                return
+    def _refuse_a_longer_log(self, reached: dict[int, int]) -> None:
+        """New frames with offsets that the sink has seen would be dropped as duplicates. Raises: ConfigError."""
+        log = self.delivery.consumers[0]
+        for partition, offset in sorted(reached.items()):
+            if offset > log.log_end_offset(partition):
+                raise ConfigError(
+                    f"sink {self._name}: it holds log {log.log_id} up to offset {offset} of partition {partition}, and "
+                    f"this log ends at {log.log_end_offset(partition)}: the data directory was restored from an older "
+                    "copy. Restore a newer copy; or begin a new log (another pipeline.data_dir, or move the folder "
+                    "`log` away) and take over what the sink holds: pipeline run --adopt"
+                )
 
-    async def _read_available(self, lane: Lane) -> None:
-        """Read what is there, as long as a batch has room for it."""
-        consumer = self.delivery.consumer
-        while not lane.is_full(self.delivery.coalescing) and consumer.read_nowait_available():
-            lane.offer(await consumer.read(bytes_max=self.delivery.pace.read_bytes))
-
-    async def _round(self, sink: Sink, lane: Lane, batch: SinkBatch | None) -> SinkBatch | None:
-        """At the same time: write `batch`, read back older ones, and get the next one ready, which is returned.
+    async def _round(self, sink: Sink, intake: Intake, turn: Turn | None) -> Turn | None:
+        """At the same time: write `turn`, read back older ones, and get the next one ready, which is returned.
 
         The three use different processors: the database's writer, its reader, and our decoding.
         """
-        ahead: list[SinkBatch] = []
+        ahead: list[Turn] = []
         failures: list[SinkError] = []
 
         async def read_on() -> None:
-            await self._read_available(lane)
-            following = lane.take(self.delivery.coalescing) if lane.is_due(self.delivery.coalescing) else None
+            await intake.read_available()
+            following = intake.lanes.take(self.delivery.coalescing, trio.current_time())
             if following is not None:
                 ahead.append(following)
-                await sink.prepare(following)
+                await sink.prepare(following.batch)
 
         async def guarded(work: Callable[[], Awaitable[None]]) -> None:
             try:
@@ -206,42 +204,49 @@ class _Session:
                 failures.append(exc)
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(guarded, partial(self._read_back, sink, lane))
-            if batch is not None:
-                nursery.start_soon(guarded, partial(self._write, sink, lane, batch))
+            nursery.start_soon(guarded, partial(self._read_back, sink, intake.lanes))
+            if turn is not None:
+                nursery.start_soon(guarded, partial(self._write, sink, intake.lanes, turn))
                 nursery.start_soon(guarded, read_on)
         if failures:
             raise failures[0]
         return ahead[0] if ahead else None
 
-    async def _write(self, sink: Sink, lane: Lane, batch: SinkBatch) -> None:
-        result = await sink.write(batch)
-        lane.wrote(batch)
+    async def _write(self, sink: Sink, lanes: Lanes, turn: Turn) -> None:
+        result = await sink.write(turn.batch)
+        turn.lane.wrote(turn.batch)
         self.records_stored += result.rows_stored
-        self._count(batch)
-        self._note(lane)
+        self._count(turn, is_live=turn.lane is lanes.live)
+        self._note(lanes)
 
-    def _count(self, batch: SinkBatch) -> None:
-        """Feed the counters: rows by kind, and how long ago the oldest group was accepted."""
+    def _count(self, turn: Turn, *, is_live: bool) -> None:
+        """Feed the counters: rows by kind, and how long ago each group that has some was accepted."""
         metrics, sink, stores = self.ctx.metrics, self.delivery.sink.sink_name, self.delivery.sink.stores
-        for group in batch.groups:
-            for frame in group.frames:
-                if frame.kind in stores:
-                    metrics.stored(sink=sink, kind=frame.kind, rows=frame.rows)
-        if batch.groups:
-            oldest_ns = min(group.stamp_ns for group in batch.groups)
-            metrics.delivered(sink=sink, seconds=max(0, self.ctx.clock.wall_ns() - oldest_ns) / NS_PER_S)
+        now_ns = self.ctx.clock.wall_ns()
+        rows: dict[str, int] = {}
+        for group in turn.batch.groups:
+            kept = [frame for frame in group.frames if frame.kind in stores and not is_passing(frame)]
+            for frame in kept:
+                rows[frame.kind] = rows.get(frame.kind, 0) + frame.rows
+            if kept:
+                seconds = max(0, now_ns - group.stamp_ns) / NS_PER_S
+                metrics.delivered(sink=sink, lane="live" if is_live else "history", seconds=seconds)
+        for kind, count in rows.items():
+            metrics.stored(sink=sink, kind=kind, rows=count)
 
-    async def _read_back(self, sink: Sink, lane: Lane) -> None:
+    async def _read_back(self, sink: Sink, lanes: Lanes) -> None:
         """Verify what waits for it, when it is much, or when it has waited long."""
         pace = self.delivery.pace
         long_ago = trio.current_time() - self._verified_at_s >= pace.verify_s
-        if lane.has_unverified and (long_ago or lane.unverified_rows >= pace.verify_rows // 2):
-            await self._verify(sink, lane)
-            self._verified_at_s = trio.current_time()
+        for lane in lanes:
+            if lane.has_unverified and (long_ago or lane.unverified_rows >= pace.verify_rows // 2):
+                is_busy = lanes.is_live_busy(trio.current_time())
+                rows_max = min(pace.verify_rows, BESIDE_LIVE_ROWS_MAX) if is_busy else pace.verify_rows
+                await self._verify(sink, lanes, lane, rows_max)
+                self._verified_at_s = trio.current_time()
 
-    async def _verify(self, sink: Sink, lane: Lane) -> None:
-        groups = lane.unverified(self.delivery.pace.verify_rows)
+    async def _verify(self, sink: Sink, lanes: Lanes, lane: Lane, rows_max: int) -> None:
+        groups = lane.unverified(rows_max)
         result = await sink.verify(groups)
         if result.mismatches:
             first = result.mismatches[0]
@@ -250,36 +255,38 @@ class _Session:
                 f"offset {first.offset}): {first.what}, {first.rows_found} rows instead of {first.rows_expected}"
             )
         lane.read_back(groups)
-        self._note(lane)
+        self._note(lanes)
 
-    async def _finish(self, sink: Sink, lane: Lane, batch: SinkBatch | None) -> None:
+    async def _finish(self, sink: Sink, intake: Intake, turn: Turn | None) -> None:
         """Drained: write and read back what is held, within a bound; the log has the rest."""
+        lanes, limits = intake.lanes, self.delivery.coalescing
         with trio.move_on_after(self.delivery.pace.stop_s):
-            while batch is not None or (batch := lane.take(self.delivery.coalescing)) is not None:
-                await self._write(sink, lane, batch)
-                batch = None
-            while lane.has_unverified:
-                await self._verify(sink, lane)
-        self._publish(lane)
+            while turn is not None or (turn := lanes.take_any(limits, trio.current_time())) is not None:
+                await self._write(sink, lanes, turn)
+                turn = None
+            for lane in lanes:
+                while lane.has_unverified:
+                    await self._verify(sink, lanes, lane, self.delivery.pace.verify_rows)
+        self._publish(intake)
 
     # --- telling
 
-    def _note(self, lane: Lane) -> None:
-        self.cursor = Cursor(position=lane.verified_position, committed=dict(lane.marks), verified=dict(lane.verified))
+    def _note(self, lanes: Lanes) -> None:
+        self.cursor = Cursor(position=lanes.verified_position, committed=lanes.marks, verified=lanes.verified)
 
     def _say_up(self) -> None:
         self._stuck = ""
         self.ctx.board.dependency(self._name, DependencyState.UP, now_ns=self.ctx.clock.wall_ns())
 
-    def _publish(self, lane: Lane) -> None:
-        consumer = self.delivery.consumer
-        at_head = not lane.lag_rows and not lane.has_waiting and not consumer.read_nowait_available()
+    def _publish(self, intake: Intake) -> None:
+        lanes = intake.lanes
+        intake.look()
         self.ctx.board.consumers[self._consumer_key] = ConsumerState(
-            committed_position=lane.committed_position,
-            verified_position=lane.verified_position,
-            lag_records=lane.lag_rows + lane.rows_in(consumer.end() - consumer.position),
+            committed_position=lanes.committed_position,
+            verified_position=lanes.verified_position,
+            lag_records=intake.lag_rows,
             records_stored=self.records_stored,
-            caught_up=at_head,
+            caught_up=not lanes.lag_rows and not lanes.has_waiting and intake.at_head,
         )
 
     @property
@@ -289,3 +296,15 @@ class _Session:
     @property
     def _consumer_key(self) -> str:
         return f"bridge.{self._name}"
+
+
+def _lane(sink: Sink, consumer: Consumer, partitions: range, marks: Offsets, verified: Offsets) -> Lane:
+    """The lane of these partitions, and the consumer put to where it begins."""
+    position = min(consumer.position_of(p, verified.get(p, 0)) for p in partitions)
+    consumer.seek(position)
+    return Lane(
+        stores=sink.stores,
+        marks={p: marks[p] for p in partitions if p in marks},
+        verified={p: verified[p] for p in partitions if p in verified},
+        start_position=position,
+    )

@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NoReturn
 
 import attrs
+import pyarrow.compute as pc
 import trio
 
 from actors.bridge.chrows import compare, expected
@@ -94,6 +95,15 @@ class MemorySink:
         if not met:
             known.append(log_id)
         return self._marks
+
+    async def reached(self) -> dict[int, int]:
+        """By looking at every row."""
+        await self._arrive()
+        found: dict[int, int] = {}
+        rows = [*frame_counts(self._db.state.candles), *((r.partition, r.offset) for r in self._db.state.coverage)]
+        for partition, offset in rows:
+            found[partition] = max(offset + 1, found.get(partition, 0))
+        return found
 
     async def prepare(self, batch: SinkBatch) -> None:
         """Nothing to do ahead."""
@@ -219,10 +229,13 @@ class MemorySink:
 
     def _audit_slice(self, kind: str, symbol: str, from_ns: int, to_ns: int) -> Mismatch | None:
         """Stored rows of the interval against the newest record for it, as PostgreSQL's read-back does."""
-        newest = newest_slice(self._db.state.coverage, kind, symbol, from_ns, to_ns)
+        row = newest_slice(self._db.state.coverage, kind, symbol, from_ns, to_ns)
+        newest = row.record if row is not None else None
         if newest is not None and (newest.from_ns, newest.to_ns) != (from_ns, to_ns):
             return None
         rows = rows_between(self._db.state, kind, symbol, from_ns, to_ns)
+        if row is not None:  # later ones are live rows that came after it
+            rows = rows.filter(pc.less_equal(rows["accepted_at"], row.stamp_ns))
         if newest is not None and rows.num_rows == newest.rows and checksum(kind, rows) == newest.checksum:
             return None
         what = f"{symbol} {kind} [{from_ns}, {to_ns}): rows or content differ from coverage"
@@ -230,8 +243,8 @@ class MemorySink:
         return Mismatch(partition=-1, offset=-1, what=what, rows_expected=expects, rows_found=rows.num_rows)
 
     def _is_whole(self, kind: str, symbol: str, from_ns: int, to_ns: int) -> bool:
-        newest = newest_slice(self._db.state.coverage, kind, symbol, from_ns, to_ns)
-        return newest is not None and (newest.from_ns, newest.to_ns) == (from_ns, to_ns)
+        row = newest_slice(self._db.state.coverage, kind, symbol, from_ns, to_ns)
+        return row is not None and (row.record.from_ns, row.record.to_ns) == (from_ns, to_ns)
 
     def _unaudited(self, whole: list[tuple[str, str, int, int]], from_ns: int, to_ns: int) -> tuple[Unaudited, ...]:
         """Rows outside the slices that were compared, gap by gap."""

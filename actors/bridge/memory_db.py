@@ -158,7 +158,9 @@ def rows_between(state: State, kind: str, symbol: str, from_ns: int, to_ns: int)
     return pa.concat_tables([_no_rows(kind), *found])
 
 
-def newest_slice(coverage: Iterable[CoverageRow], kind: str, symbol: str, from_ns: int, to_ns: int) -> Coverage | None:
+def newest_slice(
+    coverage: Iterable[CoverageRow], kind: str, symbol: str, from_ns: int, to_ns: int
+) -> CoverageRow | None:
     """The newest whole-interval record that overlaps [from_ns, to_ns)."""
     over = [
         row
@@ -168,8 +170,7 @@ def newest_slice(coverage: Iterable[CoverageRow], kind: str, symbol: str, from_n
         and r.from_ns < to_ns
         and r.to_ns > from_ns
     ]
-    newest = max(over, key=lambda row: row.stamp_ns, default=None)
-    return None if newest is None else newest.record
+    return max(over, key=lambda row: row.stamp_ns, default=None)
 
 
 def checksum(kind: str, rows: pa.Table) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from actors.market.coverage import SLICE_STATUS
+
 VERSION = 2
 DDL_LOCK = 0x686F6C64
 """pg_advisory_xact_lock key: two openers do not create the same things at once."""
@@ -223,6 +225,10 @@ where exists (select 1 from {_meeting("s.symbol", "s.kind", "s.from_ns", "s.to_n
 """Which slices meet anything known: only those can have rows to delete."""
 
 
+_IS_SLICE = f"session is null and status in ({', '.join(repr(status) for status in sorted(SLICE_STATUS))})"
+"""`market.coverage.Coverage.is_slice`, in SQL."""
+
+
 def delete_slice(kind: str) -> str:
     """Empty [from, to) of one symbol: $1 symbol_id, $2 from, $3 to (datetimes)."""
     return f"delete from market.{kind} where symbol_id = $1 and ts >= $2 and ts < $3"
@@ -239,6 +245,8 @@ def count_replaced(kind: str) -> str:
 def audit_slices(kind: str) -> str:
     """Per slice: its newest whole-interval record and the stored rows' checked columns as binary arrays.
 
+    Rows accepted after that record are none of its: live ones that came later. Rows accepted before it should be gone.
+
     $1 number, $2 symbol, $3 from_ns, $4 to_ns. Returns i, from_ns, to_ns, rows, checksum, n, ts_ns, a, b.
     """
     a, b = CHECKED_COLUMNS[kind]
@@ -246,14 +254,15 @@ def audit_slices(kind: str) -> str:
     return f"""
 select s.i, c.from_ns, c.to_ns, c.rows, c.checksum, q.n, q.ts_ns, q.a, q.b
 from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) s(i, symbol, from_ns, to_ns)
-left join lateral (select c.from_ns, c.to_ns, c.rows, c.checksum
-    from {_meeting("s.symbol", f"'{kind}'", "s.from_ns", "s.to_ns")} c where c.status in ('final', 'empty')
+left join lateral (select c.from_ns, c.to_ns, c.rows, c.checksum, c.revision
+    from {_meeting("s.symbol", f"'{kind}'", "s.from_ns", "s.to_ns")} c where {_IS_SLICE}
     order by c.revision desc limit 1) c on true
 left join lateral (select count(*) as n, array_send(array_agg(t.ts_ns)) as ts_ns,
     array_send(array_agg(coalesce(t.{a}, 'NaN'::float8))) as a,
     array_send(array_agg(coalesce(t.{b}, 'NaN'::float8))) as b
     from market.{kind} t where t.symbol_id = (select id from market.symbols y where y.symbol = s.symbol)
-    and t.ts >= {instant.format("from_ns")} and t.ts < {instant.format("to_ns")}) q on true
+    and t.ts >= {instant.format("from_ns")} and t.ts < {instant.format("to_ns")}
+    and (c.revision is null or t.accepted_at <= c.revision)) q on true
 order by s.i
 """
 
@@ -272,9 +281,9 @@ def rows_in(kind: str) -> str:
 
 
 SYMBOLS = "select symbol from market.symbols order by symbol"
-SLICES_IN = """
+SLICES_IN = f"""
 select symbol, kind, from_ns, to_ns from market.coverage_records
-where status in ('final', 'empty') and kind = $1 and from_ns < $3 and to_ns > $2
+where {_IS_SLICE} and kind = $1 and from_ns < $3 and to_ns > $2
 group by 1, 2, 3, 4 order by 1, 2, 3
 """
 

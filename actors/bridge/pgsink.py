@@ -92,6 +92,10 @@ class PostgresSink:
         self._marked = set(marks)
         return marks
 
+    async def reached(self) -> dict[int, int]:
+        """Its own marks."""
+        return dict(await self._reader.call(self._reader.con.fetch(pgschema.MARKS, self._log_id), self._timeout_s))
+
     async def prepare(self, batch: SinkBatch) -> None:
         """Decode the batch, and build its COPY streams when all names have their ids."""
         self._prepared = await self._prepare(batch)

@@ -1,4 +1,4 @@
-"""The decisions of one lane of a delivery: what is new, what is a duplicate, what goes into one write, how far we are.
+"""One lane of a delivery: what is new, what is a duplicate, what goes into one write, how far we are.
 
 Pure: no I/O, no clock. A group on its way through a lane is waiting -> in flight -> unverified -> done.
 """
@@ -6,11 +6,12 @@ Pure: no I/O, no clock. A group on its way through a lane is waiting -> in fligh
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import attrs
 
 from actors.bridge.port import SinkBatch
+from actors.bridge.rows import is_passing
 from runtime.errors import InvariantViolation, RetryableSinkError
 from runtime.log.types import Frame, Group
 
@@ -22,11 +23,15 @@ class Coalescing:
     rows_min: int = 5_000
     """From here on a batch goes out at once: 5k-10k rows are the knee of both databases (DRIVERS 6.4, 7.3)."""
     linger_s: float = 0.05
-    """Longest wait for more rows before a smaller batch goes out."""
+    """Smaller batches of a lane go out at most this often; the first rows after a pause go at once."""
     rows_max: int = 100_000
     """A batch is closed before it would pass this; one group alone may."""
     bytes_max: int = 8 << 20
     """The same in bytes of compressed bodies."""
+
+
+_MARKS_ONLY_LINGERS = 4
+"""Nobody waits for a batch that only moves marks: let it collect for this many lingers."""
 
 
 class LogHole(RetryableSinkError):
@@ -93,6 +98,7 @@ class Lane:
         self._read_to = start_position
         self._seen_rows = 0
         self._seen_bytes = 0
+        self._taken_at_s = float("-inf")
 
     def __repr__(self) -> str:
         rows = f"{self._waiting.rows} waiting, {self._flying.rows} in flight, {self._unverified.rows} unverified"
@@ -113,8 +119,12 @@ class Lane:
             rows = self._weigh(group).rows
             self.duplicate_rows += rows - self._weigh(_only(group, new)).rows
             self._seen_rows += rows
-            self._seen_bytes += group.end_position - group.position
-            self._read_to = group.end_position
+            self.look(group.end_position)
+
+    def look(self, position: int) -> None:
+        """Everything before `position` was looked at: what is for this lane was offered, the rest is others'."""
+        self._seen_bytes += max(0, position - self._read_to)
+        self._read_to = max(position, self._read_to)
 
     def is_full(self, limits: Coalescing) -> bool:
         """True when no more should be read before a batch was taken."""
@@ -124,13 +134,28 @@ class Lane:
         """True when the waiting groups are worth a batch of their own."""
         return self._waiting.rows >= limits.rows_min or self._waiting.bytes >= limits.bytes_max
 
-    def take(self, limits: Coalescing) -> SinkBatch | None:
-        """The next batch of waiting groups (at least one group), None when none waits. In flight until `wrote`."""
+    def due_at_s(self, limits: Coalescing) -> float:
+        """From when on a batch should be taken: -inf = now, inf = nothing waits."""
+        if not self._waiting.items:
+            return float("inf")
+        if self.is_due(limits):
+            return float("-inf")
+        return self._taken_at_s + limits.linger_s * (1 if self._waiting.rows else _MARKS_ONLY_LINGERS)
+
+    def take(
+        self, limits: Coalescing, now_s: float = 0.0, *, is_ripe: Callable[[Group], bool] = lambda group: True
+    ) -> SinkBatch | None:
+        """The next batch of waiting groups, None when none waits. In flight until `wrote`.
+
+        At least one group, and then more as far as `limits` and `is_ripe` allow; the order is never changed.
+        """
         chosen: list[Group] = []
         rows = size = 0
         while self._waiting.items:
             item = self._waiting.items[0]
             if chosen and (rows + item.rows > limits.rows_max or size + item.bytes > limits.bytes_max):
+                break
+            if not is_ripe(item.group):
                 break
             self._flying.push(self._waiting.pop())
             chosen.append(item.group)
@@ -138,6 +163,7 @@ class Lane:
             size += item.bytes
         if not chosen:
             return None
+        self._taken_at_s = now_s
         moves = _moves(chosen, self._taken)
         self._taken.update({partition: high for partition, (_, high) in moves.items()})
         return SinkBatch(groups=tuple(chosen), marks=moves)
@@ -168,6 +194,21 @@ class Lane:
             self._unverified.pop_this(group)
             for frame in group.frames:
                 self.verified[frame.partition] = max(self._verified_at(frame), frame.offset + 1)
+
+    @property
+    def next_group(self) -> Group | None:
+        """The oldest that waits."""
+        return self._waiting.items[0].group if self._waiting.items else None
+
+    @property
+    def taken_position(self) -> int:
+        """Everything before it was taken: it is in the sink or will be before anything that is taken from now on."""
+        position = self._waiting.position
+        return self._read_to if position is None else position
+
+    def taken(self, partition: int) -> int:
+        """The same as the next offset of a partition."""
+        return self._taken.get(partition, 0)
 
     @property
     def waiting_rows(self) -> int:
@@ -234,7 +275,7 @@ class Lane:
         return new
 
     def _weigh(self, group: Group) -> _Item:
-        rows = sum(frame.rows for frame in group.frames if frame.kind in self.stores)
+        rows = sum(frame.rows for frame in group.frames if frame.kind in self.stores and not is_passing(frame))
         return _Item(group=group, rows=rows, bytes=sum(len(frame.body) for frame in group.frames))
 
 

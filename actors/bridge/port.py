@@ -110,6 +110,13 @@ class Sink(Protocol):
         """
         ...
 
+    async def reached(self) -> dict[int, int]:
+        """{partition: next offset after the highest frame of this log that left a row}, of a sink without marks.
+
+        Only so that a log which was set back to an older copy is noticed; what lies below may be missing.
+        """
+        ...
+
     async def prepare(self, batch: SinkBatch) -> None:
         """A head start: do the work for a later `write(batch)` that needs no database. Changes nothing there."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import attrs
 import numpy as np
@@ -15,6 +16,7 @@ from runtime.errors import InvariantViolation
 from runtime.log.types import Frame, Group
 
 TICK_KINDS = ("quotes", "trades")
+NS_PER_MINUTE = 60_000_000_000
 SEQ_GROUP_SHIFT = 20
 SEQ_GROUPS_MAX = 1 << (31 - SEQ_GROUP_SHIFT)
 
@@ -95,8 +97,36 @@ class _Intervals:
         return at > 0 and held[at - 1][1] > record.from_ns
 
 
+class FrameHead(Protocol):
+    """What a frame says of itself without its body (`runtime.log.types.Frame`, `runtime.log.frame.FrameHeader`)."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def event_time_ns_max(self) -> int: ...
+
+
+PASSING = "passing heartbeats"
+"""What the ledger counts heartbeats under that no sink keeps."""
+
+
+def counted_as(kind: str, frame: FrameHead) -> str:
+    """The kind of a frame, or PASSING.
+
+    Of a session's heartbeats sinks keep those that end a minute; the next one of its minute says all that the others
+    say (docs/live.md). The header tells: one record, and `to` (its highest time) is no whole minute.
+    """
+    inside_a_minute = frame.rows == 1 and frame.event_time_ns_max % NS_PER_MINUTE != 0
+    return PASSING if kind == "coverage" and inside_a_minute else kind
+
+
+def is_passing(frame: Frame) -> bool:
+    """True for a heartbeat that no sink keeps."""
+    return counted_as(frame.kind, frame) == PASSING
+
+
 def coverage_of(group: Group) -> list[CoverageRow]:
-    """All coverage records of a group, in order."""
+    """All coverage records of a group that sinks keep, in order."""
     return [
         CoverageRow(
             record=record,
@@ -106,7 +136,7 @@ def coverage_of(group: Group) -> list[CoverageRow]:
             offset=frame.offset,
         )
         for frame in group.frames
-        if frame.kind == "coverage"
+        if frame.kind == "coverage" and not is_passing(frame)
         for record in coverage_records(decode(frame.schema, frame.body))
     ]
 
@@ -155,7 +185,7 @@ class Rows:
 
 def rows_of(parts: Sequence[Part], kind: str) -> Rows | None:
     """Decode and join the frames of `kind`; None when they hold no row. CPU-bound: in a worker thread."""
-    chosen = [part for part in parts if part.frame.kind == kind and part.frame.rows]
+    chosen = [p for p in parts if p.frame.kind == kind and p.frame.rows and not is_passing(p.frame)]
     if not chosen:
         return None
     batches = [_checked(part) for part in chosen]

@@ -1,4 +1,8 @@
-"""The buffer: the log's only writer. Group commit, then the answer to each producer, then the offer to consumers."""
+"""The buffer: the log's only writer. Group commit, then the answer to each producer, then the offer to consumers.
+
+Being the only writer it also keeps the order of live rows and slices (`seam.py`): drafts are settled right before
+their commit, in the same worker thread.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,12 @@ import outcome
 import trio
 
 from actors.buffer.port import CommitLog
+from actors.buffer.seam import Ordered, SeamKeeper
 from actors.buffer.space import Keeping, SpaceWatch
 from runtime.actor import ActorContext
 from runtime.errors import LogFull, NotConnected
 from runtime.log.appender import AppendRequest
-from runtime.log.types import Appended, Group
+from runtime.log.types import Appended, Group, LiveDraft
 from runtime.mailbox import Mailbox
 
 FULL_RETRY_S = 1.0
@@ -32,6 +37,22 @@ class CommitLimits:
     groups_max: int = 256
 
 
+@attrs.define(eq=False)
+class _Batch:
+    """Requests of one commit, with what the seam made of their drafts."""
+
+    requests: list[AppendRequest]
+    seam: SeamKeeper
+    _settled: list[Ordered] | None = None
+
+    def settled(self) -> list[Ordered]:
+        """The drafts as they go into the log. Settled once, so however often the disk is full they stay the same."""
+        if self._settled is None:
+            drafts = [request.draft for request in self.requests if request.draft is not None]
+            self._settled = self.seam.order(drafts)
+        return self._settled
+
+
 @attrs.frozen(kw_only=True)
 class Buffer:
     """Make every queued draft durable in the order it was queued; nothing is answered before its sync returned."""
@@ -47,6 +68,8 @@ class Buffer:
         """Commit until drained. Raises LogSyncFailed (fatal, exit 74) and InvariantViolation (fatal, exit 70)."""
         self._refuse_leftovers()
         await self._reopen(ctx)
+        log = self.log
+        seam = SeamKeeper.rebuilt(log.producers(), log.log_end_offset, lambda name: log.producer(name).sequence)
         watch = SpaceWatch(self.log, self.keeping, ctx)
         watch.publish()
         async with trio.open_nursery() as nursery:
@@ -55,13 +78,15 @@ class Buffer:
             company = 1
             while batch := await self._collect(ctx, company):
                 company = len(batch)
-                await self._commit(batch, ctx, watch)
+                await self._commit(_Batch(batch, seam), ctx, watch)
                 ctx.progress()
             nursery.cancel_scope.cancel()
 
     async def _reopen(self, ctx: ActorContext) -> None:
-        """After a commit of the former incarnation that died half way. A full disk is waited for, and holds up no start:
-        producers block, consumers read what is there."""
+        """After a commit of the former incarnation that died half way.
+
+        A full disk is waited for, and holds up no start: producers block, consumers read what is there.
+        """
         while self.log.needs_reopen:
             try:
                 await ctx.offload(self.log.reopen)
@@ -143,15 +168,16 @@ class Buffer:
                     got.append(self.reserve.receive_nowait())
         return got
 
-    async def _commit(self, batch: list[AppendRequest], ctx: ActorContext, watch: SpaceWatch) -> None:
+    async def _commit(self, batch: _Batch, ctx: ActorContext, watch: SpaceWatch) -> None:
+        requests = tuple(batch.requests)
         try:
             await self._write(batch, ctx, watch)
         finally:  # a producer must not wait for ever for a buffer that is gone
-            for request in batch:
+            for request in requests:
                 request.answer(outcome.Error(NotConnected("the buffer ended during this commit")))
             watch.publish()
 
-    async def _write(self, batch: list[AppendRequest], ctx: ActorContext, watch: SpaceWatch) -> None:
+    async def _write(self, batch: _Batch, ctx: ActorContext, watch: SpaceWatch) -> None:
         """Commit and answer; a full disk is an outage that is waited for, with the producers blocked behind it."""
         while True:
             try:
@@ -164,29 +190,40 @@ class Buffer:
                 return
             ctx.progress()
             batch = await self._record_losses(batch, ctx)
-            if not batch:
+            if not batch.requests:
                 return
             await trio.sleep(FULL_RETRY_S)
 
-    async def _record_losses(self, batch: list[AppendRequest], ctx: ActorContext) -> list[AppendRequest]:
-        """Into the space kept back for them; returns what still waits."""
-        urgent = [request for request in batch if request.reserved] + self._urgent()
-        if urgent:
-            try:
-                await self._sync(urgent, ctx, use_reserve=True)
-            except LogFull as exc:
-                for request in urgent:
-                    request.answer(outcome.Error(exc))
-        return [request for request in batch if not request.reserved]
+    async def _record_losses(self, batch: _Batch, ctx: ActorContext) -> _Batch:
+        """Into the space kept back for them; returns what still waits.
 
-    async def _sync(self, batch: list[AppendRequest], ctx: ActorContext, *, use_reserve: bool = False) -> None:
+        What waits is settled anew behind them: they may have moved the offsets that a slice comes after.
+        """
+        urgent = [request for request in batch.requests if request.reserved] + self._urgent()
+        if not urgent:
+            return batch
+        try:
+            await self._sync(_Batch(urgent, batch.seam), ctx, use_reserve=True)
+        except LogFull as exc:
+            for request in urgent:
+                request.answer(outcome.Error(exc))
+        return _Batch([request for request in batch.requests if not request.reserved], batch.seam)
+
+    async def _sync(self, batch: _Batch, ctx: ActorContext, *, use_reserve: bool = False) -> None:
         """One commit, its answers, its offer to the consumers. Raises LogFull, LogSyncFailed, InvariantViolation."""
-        drafts = [request.draft for request in batch if request.draft is not None]
         appended: list[Appended] = []
-        if drafts:
+        if any(request.draft is not None for request in batch.requests):
+
+            def settle_and_commit() -> tuple[list[Appended], list[Group]]:
+                return self.log.commit([one.draft for one in batch.settled()], use_reserve=use_reserve)
+
             # Shielded by nature: to_thread is not abandoned on cancel, so the write ends before we do.
             started_s = ctx.clock.monotonic_s()
-            appended, groups = await ctx.offload(lambda: self.log.commit(drafts, use_reserve=use_reserve))
+            written, groups = await ctx.offload(settle_and_commit)
+            appended = [
+                attrs.evolve(answer, refused=one.refused) if one.refused else answer
+                for answer, one in zip(written, batch.settled(), strict=True)
+            ]
             took_s = ctx.clock.monotonic_s() - started_s
             ctx.metrics.log_synced(took_s)
             if took_s > SLOW_SYNC_S:
@@ -194,7 +231,7 @@ class Buffer:
             self.log.offer(groups)
             _count(groups, ctx)
         answers = iter(appended)
-        for request in batch:
+        for request in batch.requests:
             request.answer(outcome.Value(next(answers) if request.draft is not None else None))
 
 
@@ -208,4 +245,7 @@ def _count(groups: list[Group], ctx: ActorContext) -> None:
 
 
 def _bytes(request: AppendRequest) -> int:
-    return sum(len(frame.body) for frame in request.draft.frames) if request.draft is not None else 0
+    draft = request.draft
+    if draft is None:
+        return 0
+    return draft.bytes if isinstance(draft, LiveDraft) else sum(len(frame.body) for frame in draft.frames)

@@ -24,7 +24,11 @@ class MemoryCommitLog:
     full_for: int = 0
     fails_with: Exception | None = None
     needs_reopen: bool = False
-    producers: dict[str, ProducerState] = attrs.field(factory=dict)
+    states: dict[str, ProducerState] = attrs.field(factory=dict)
+    offsets: dict[int, int] = attrs.field(factory=dict)
+    """Partition -> its next offset."""
+    _bytes: int = attrs.field(default=0, init=False)
+    _rows: int = attrs.field(default=0, init=False)
 
     @property
     def end_position(self) -> int:
@@ -34,7 +38,7 @@ class MemoryCommitLog:
     @property
     def bytes(self) -> int:
         """Bodies kept."""
-        return sum(len(f.body) for g in self.groups for f in g.frames)
+        return self._bytes
 
     @property
     def segments(self) -> int:
@@ -44,7 +48,7 @@ class MemoryCommitLog:
     @property
     def records_accepted(self) -> int:
         """Rows kept."""
-        return sum(f.rows for g in self.groups for f in g.frames)
+        return self._rows
 
     def reopen(self) -> None:
         """As after a recovery: what was committed is there."""
@@ -52,7 +56,15 @@ class MemoryCommitLog:
 
     def producer(self, name: str) -> ProducerState:
         """Last sequence and position of a producer."""
-        return self.producers.get(name, ProducerState())
+        return self.states.get(name, ProducerState())
+
+    def producers(self) -> dict[str, ProducerState]:
+        """Of all of them."""
+        return dict(self.states)
+
+    def log_end_offset(self, partition: int) -> int:
+        """The next offset of a partition."""
+        return self.offsets.get(partition, 0)
 
     start_position: int = 0
     room_bytes: int = 1 << 20
@@ -87,11 +99,17 @@ class MemoryCommitLog:
             self.needs_reopen = True
             raise self.fails_with
         self.commits.append(len(drafts))
-        groups = [self._group(draft) for draft in drafts]
-        answers = [
-            Appended(position=g.position, end_position=g.end_position, stamp_ns=g.stamp_ns, duplicate=False)
-            for g in groups
-        ]
+        answers: list[Appended] = []
+        groups: list[Group] = []
+        for draft in drafts:
+            if draft.sequence <= self.producer(draft.producer).sequence:
+                answers.append(Appended(position=-1, end_position=-1, stamp_ns=-1, duplicate=True))
+                continue
+            g = self._group(draft)
+            groups.append(g)
+            answers.append(
+                Appended(position=g.position, end_position=g.end_position, stamp_ns=g.stamp_ns, duplicate=False)
+            )
         return answers, groups
 
     def offer(self, groups: Sequence[Group]) -> None:
@@ -111,7 +129,7 @@ class MemoryCommitLog:
             frames=tuple(
                 Frame(
                     partition=f.partition,
-                    offset=at,
+                    offset=self._next_offset(f.partition),
                     prev_offset=-1,
                     kind=f.kind,
                     schema=b"",
@@ -125,5 +143,12 @@ class MemoryCommitLog:
             ),
         )
         self.groups.append(group)
-        self.producers[draft.producer] = ProducerState(sequence=draft.sequence, position=draft.producer_position)
+        self._bytes += sum(len(f.body) for f in group.frames)
+        self._rows += sum(f.rows for f in group.frames)
+        self.states[draft.producer] = ProducerState(sequence=draft.sequence, position=draft.producer_position)
         return group
+
+    def _next_offset(self, partition: int) -> int:
+        offset = self.offsets.get(partition, 0)
+        self.offsets[partition] = offset + 1
+        return offset

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from runtime.log.losses import LostFrame
 from runtime.log.recovery import Damage
-from runtime.log.types import Appended, Group, GroupDraft
+from runtime.log.types import Appended, Group, GroupDraft, ProducerState
 
 
 class CommitLog(Protocol):
@@ -27,6 +27,18 @@ class CommitLog(Protocol):
     @property
     def needs_reopen(self) -> bool:
         """True after a commit that did not end: the tail must be recovered before the next one."""
+        ...
+
+    def producer(self, name: str) -> ProducerState:
+        """Last sequence and position of a producer, durable."""
+        ...
+
+    def producers(self) -> Mapping[str, ProducerState]:
+        """Of all of them."""
+        ...
+
+    def log_end_offset(self, partition: int) -> int:
+        """The next offset of a partition."""
         ...
 
     def reopen(self) -> None:

@@ -8,17 +8,19 @@ from __future__ import annotations
 import attrs
 import trio
 
-from actors.downloader.jobs import BackfillJob, HistoryJob, floor_minute
+from actors.downloader.behind import Behind, ConfirmRules
+from actors.downloader.jobs import BackfillJob, HistoryJob
 from actors.downloader.lane import DownloadLimits, Lane, RejectedSink
 from actors.downloader.ledger import JobLedger
 from actors.downloader.port import HistorySource, JobStore
 from actors.downloader.producer import HistoryProducer
+from actors.downloader.seam import Seam
 from actors.downloader.slices import Feed
 from actors.market.symbols import parse_symbol, partition_of
 from runtime.actor import ActorContext
-from runtime.clock import NS_PER_S
 from runtime.log.appender import Appender
 from runtime.mailbox import Mailbox
+from runtime.market_clock import MarketClock
 
 CLOSE_S_MAX = 5.0
 HEARTBEAT_S = 5.0
@@ -40,6 +42,11 @@ class HistoryDownloader:
     """Told to a running process; they are in the store by then."""
     limits: DownloadLimits = attrs.field(factory=DownloadLimits)
     rejected: RejectedSink | None = None
+    market: MarketClock | None = None
+    """The market's clock, with a live stream beside us; None: there is none, the wall clock holds."""
+    seam: Seam | None = None
+    """What the live side and we tell each other; with `market`."""
+    rules: ConfirmRules = attrs.field(factory=ConfirmRules)
 
     async def run(self, ctx: ActorContext) -> None:
         """Work until drained. Raises: LogError when another writer used the sequence of one of our producers."""
@@ -104,9 +111,9 @@ class _Crew:
             await self.actor.jobs.failed(job.id, str(exc))
             return
         self.ledger.begin(job.id, pairs)
-        settled_to_ns = floor_minute(self.ctx.clock.wall_ns() - round(self.actor.limits.settle_s * NS_PER_S))
         for symbol, kind in pairs:
-            self._lane(nursery, symbol, kind).wake(job.wanted(settled_to_ns))
+            lane = self._lane(nursery, symbol, kind)
+            lane.wake(job.wanted(lane.behind.available_to_ns()))
 
     def _lane(self, nursery: trio.Nursery, symbol: str, kind: str) -> Lane:
         if (symbol, kind) not in self.lanes:
@@ -115,12 +122,12 @@ class _Crew:
         return self.lanes[symbol, kind]
 
     def _new_lane(self, symbol: str, kind: str) -> Lane:
-        actor = self.actor
+        actor, limits = self.actor, self.actor.limits
         producer = HistoryProducer(
             actor.appender,
             f"history/{symbol}/{kind}",
-            under_way_max=actor.limits.appends_under_way_max,
-            on_durable=lambda covers: self.ledger.durable(symbol, kind, covers),
+            under_way_max=limits.appends_under_way_max,
+            on_durable=lambda covers: lane.durable(covers),
             on_wait=self.ctx.progress,
         )
         feed = Feed(
@@ -128,17 +135,33 @@ class _Crew:
             kind=kind,
             source=actor.source.name,
             partition=partition_of(symbol, actor.partitions, history=True),
+            live_partition=partition_of(symbol, actor.partitions, history=False),
         )
-        return Lane(
+        lane = Lane(
             feed=feed,
             source=actor.source,
             producer=producer,
             ledger=self.ledger,
-            limits=actor.limits,
+            behind=self._behind(symbol, kind),
+            limits=limits,
             slots=self.slots,
             ctx=self.ctx,
             on_change=self._publish_idle,
             rejected=actor.rejected,
+        )
+        return lane
+
+    def _behind(self, symbol: str, kind: str) -> Behind:
+        actor = self.actor
+        standing = [job for job in actor.history if (job.symbol, job.kind) == (symbol, kind)]
+        is_live = actor.seam is not None and bool(standing)
+        return Behind(
+            clock=self.ctx.clock,
+            rules=actor.rules,
+            minute_settle_s=actor.limits.settle_s,
+            market=actor.market if is_live else None,
+            seam=actor.seam.feed(symbol, kind) if actor.seam is not None and is_live else None,
+            relative=any(job.relative for job in standing),
         )
 
     def _idle(self) -> bool:

@@ -18,9 +18,12 @@ from runtime.clock import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE, format_ns
 from runtime.log.types import POSITION_BYTES_MAX
 from runtime.settings import EARLIEST_NS, LATEST_NS
 
+NOTHING = IntervalSet()
 JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-COVERED_BYTES_MAX = POSITION_BYTES_MAX - 160
-"""The rest holds a job id of 64 bytes, a time and the JSON around them."""
+LISTS_BYTES_MAX = POSITION_BYTES_MAX - 180
+"""Of `covered`, `confirmed` and `quarantined`; the rest holds a job id of 64 bytes, a time and the JSON around them."""
+QUARANTINED_MAX = 3
+"""Of one feed at a time, remembered in its position; a further one waits until the log has room for it."""
 WORK_NS_MAX = 31 * NS_PER_DAY
 """Of one piece of history work: a backfill that was asked for meanwhile waits no longer than this takes."""
 NOTED_NS_MAX = 366 * NS_PER_DAY
@@ -93,7 +96,9 @@ class HistoryJob:
     kind: str
     from_ns: int
     to_ns: int | None
-    """Exclusive; None = follow the wall clock."""
+    """Exclusive; None = follow the clock, or with live on: the seam."""
+    relative: bool = False
+    """`from_ns` is a distance back from now, by our wall clock: another clock of the market moves it."""
 
     def wanted(self) -> Wanted:
         """As `plan` takes it."""
@@ -110,10 +115,23 @@ class Wanted:
     from_ns: int
     to_ns: int | None
     refetch: bool
+    quiet: bool = False
+    """True: housekeeping behind live (gaps, confirmations), not shown as a job."""
+
+
+class Quarantined(msgspec.Struct, frozen=True, array_like=True):
+    """A slice with fewer rows than live had; a second answer that is equal decides (docs/live.md)."""
+
+    from_ns: int
+    to_ns: int
+    rows: int
+    checksum: int
 
 
 class _PositionJson(msgspec.Struct, kw_only=True):
     covered: list[tuple[int, int]] = []
+    confirmed: list[tuple[int, int]] | bool = []
+    quarantined: list[Quarantined] = []
     job: str = ""
     job_done_to: int = 0
     noted: list[tuple[int, int]] = []
@@ -133,13 +151,30 @@ class Position:
     """Said to be missing, all for one reason: is not said again at the next start."""
     noted_for: int = 0
     """Checksum of that reason."""
+    confirmed: IntervalSet = attrs.field(factory=IntervalSet)
+    """Fetched when it was settled: final. Part of `covered`."""
+    quarantined: tuple[Quarantined, ...] = ()
 
-    def after_slice(self, from_ns: int, to_ns: int, wanted: Wanted) -> Position:
-        """What it becomes with the slice [from_ns, to_ns) of `wanted`: belongs into the same append."""
+    def after_slice(self, from_ns: int, to_ns: int, wanted: Wanted, *, confirms: bool = False) -> Position:
+        """What it becomes with the slice [from_ns, to_ns) of `wanted`: belongs into the same append.
+
+        `confirms`: its hour was settled when it was asked for.
+        """
         covered = self.covered.add(from_ns, to_ns)
-        if wanted.refetch:
-            return attrs.evolve(self, covered=covered, job=wanted.job, job_done_to=to_ns)
-        return attrs.evolve(self, covered=covered)
+        after = attrs.evolve(self, covered=covered)
+        if confirms:
+            waiting = tuple(q for q in self.quarantined if q.to_ns <= from_ns or to_ns <= q.from_ns)
+            after = attrs.evolve(after, confirmed=self.confirmed.add(from_ns, to_ns), quarantined=waiting)
+        return attrs.evolve(after, job=wanted.job, job_done_to=to_ns) if wanted.refetch else after
+
+    def with_quarantined(self, piece: Quarantined) -> Position:
+        """With `piece` in place of whatever it overlaps."""
+        others = [q for q in self.quarantined if q.to_ns <= piece.from_ns or piece.to_ns <= q.from_ns]
+        return attrs.evolve(self, quarantined=(*others, piece)[-QUARANTINED_MAX:])
+
+    def with_covered(self, intervals: IntervalSet) -> Position:
+        """With minutes that past live sessions hold."""
+        return attrs.evolve(self, covered=IntervalSet([*self.covered, *intervals]))
 
     def after_note(self, intervals: Sequence[tuple[int, int]], reason: str) -> Position:
         """What it becomes with `missing` records of these intervals: belongs into the same append."""
@@ -149,7 +184,7 @@ class Position:
     def unsaid(self, intervals: Sequence[tuple[int, int]], reason: str) -> list[tuple[int, int]]:
         """Of what was refused for `reason`, what the log does not say yet; none crosses the end of a UTC day."""
         said = self._noted(reason)
-        new = [gap for start, end in _first(intervals, NOTED_NS_MAX) for gap in said.missing(start, end)]
+        new = [gap for start, end in first_of(intervals, NOTED_NS_MAX) for gap in said.missing(start, end)]
         return list(spans(new, NS_PER_DAY))
 
     def _noted(self, reason: str) -> IntervalSet:
@@ -160,9 +195,15 @@ class Position:
         noted = ""
         if self.noted:
             noted = f'"noted":{self.noted.to_json(bytes_max=NOTED_BYTES_MAX)},"noted_for":{self.noted_for},'
-        covered = self.covered.to_json(bytes_max=COVERED_BYTES_MAX - len(noted))
-        rest = msgspec.json.encode({"job": self.job, "job_done_to": self.job_done_to}).decode()
-        return f'{{"covered":{covered},{noted}{rest[1:]}'.encode()
+        quarantined = msgspec.json.encode(self.quarantined).decode()
+        left = LISTS_BYTES_MAX - len(noted) - len(quarantined)
+        if self.covered and self.confirmed == self.covered:
+            covered, confirmed = self.covered.to_json(bytes_max=left), "true"
+        else:
+            confirmed = self.confirmed.to_json(bytes_max=left // 3)
+            covered = self.covered.to_json(bytes_max=left - len(confirmed))
+        rest = msgspec.json.encode({"job": self.job, "job_done_to": self.job_done_to}).decode()[1:]
+        return f'{{"covered":{covered},"confirmed":{confirmed},"quarantined":{quarantined},{noted}{rest}'.encode()
 
     @classmethod
     def from_bytes(cls, text: bytes) -> Position:
@@ -170,8 +211,14 @@ class Position:
         if not text:
             return cls()
         found = msgspec.json.decode(text, type=_PositionJson)
+        covered = IntervalSet(found.covered)
+        confirmed = found.confirmed
         return cls(
-            covered=IntervalSet(found.covered),
+            covered=covered,
+            confirmed=(covered if confirmed else IntervalSet())
+            if isinstance(confirmed, bool)
+            else IntervalSet(confirmed),
+            quarantined=tuple(found.quarantined),
             job=found.job,
             job_done_to=found.job_done_to,
             noted=IntervalSet(found.noted),
@@ -191,33 +238,40 @@ class Work:
     intervals: tuple[tuple[int, int], ...]
 
 
-def missing(position: Position, wanted: Wanted, available_to_ns: int) -> list[tuple[int, int]]:
-    """What of `wanted` is to be fetched and exists by now. Nothing is asked before it is over: P4."""
+def missing(
+    position: Position, wanted: Wanted, available_to_ns: int, live: IntervalSet = NOTHING
+) -> list[tuple[int, int]]:
+    """What of `wanted` is to be fetched and exists by now. Nothing is asked before it is over: P4.
+
+    `live`: minutes that the stream has; they are there as well.
+    """
     to_ns = available_to_ns if wanted.to_ns is None else min(wanted.to_ns, available_to_ns)
     if wanted.refetch:
         at_ns = position.job_done_to if position.job == wanted.job else wanted.from_ns
         return [(at_ns, to_ns)] if at_ns < to_ns else []
-    return position.covered.missing(wanted.from_ns, to_ns)
+    return IntervalSet([*position.covered, *live]).missing(wanted.from_ns, to_ns)
 
 
-def is_done(position: Position, wanted: Wanted) -> bool:
+def is_done(position: Position, wanted: Wanted, live: IntervalSet = NOTHING) -> bool:
     """True when nothing of it will ever be left to do."""
-    return wanted.to_ns is not None and not missing(position, wanted, wanted.to_ns)
+    return wanted.to_ns is not None and not missing(position, wanted, wanted.to_ns, live)
 
 
-def plan(position: Position, wanted: Sequence[Wanted], available_to_ns: int) -> Work | None:
+def plan(
+    position: Position, wanted: Sequence[Wanted], available_to_ns: int, live: IntervalSet = NOTHING
+) -> Work | None:
     """The next work. A refetch that was begun comes first (its progress is the only one remembered), then the jobs
     that a person waits for, oldest first, then the standing history, in pieces."""
     order = sorted(wanted, key=lambda w: (not (w.refetch and w.job == position.job), not w.job))
     for candidate in order:
-        intervals = missing(position, candidate, available_to_ns)
+        intervals = missing(position, candidate, available_to_ns, live)
         if intervals:
             limit = None if candidate.job else WORK_NS_MAX
-            return Work(wanted=candidate, intervals=tuple(_first(intervals, limit)))
+            return Work(wanted=candidate, intervals=tuple(first_of(intervals, limit)))
     return None
 
 
-def _first(intervals: Sequence[tuple[int, int]], ns_max: int | None) -> Iterator[tuple[int, int]]:
+def first_of(intervals: Sequence[tuple[int, int]], ns_max: int | None) -> Iterator[tuple[int, int]]:
     """The first `ns_max` of them."""
     left = ns_max
     for start, end in intervals:

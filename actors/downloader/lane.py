@@ -13,17 +13,17 @@ from typing import Protocol
 import attrs
 import trio
 
+from actors.downloader.behind import Behind, quarantined_of
 from actors.downloader.fetch import Chains, FetchLimits
-from actors.downloader.jobs import Wanted, Work, floor_minute, is_done, missing, plan, spans
+from actors.downloader.jobs import Wanted, Work, is_done, missing, spans
 from actors.downloader.ledger import JobLedger
 from actors.downloader.port import HistorySource, Page
 from actors.downloader.producer import Covers, HistoryProducer, Noted
-from actors.downloader.slices import Feed, SliceCutter, coverage_frames, slice_frames
+from actors.downloader.slices import Feed, Framed, Slice, SliceCutter, coverage_frames, frame_slice
 from actors.market.coverage import Coverage
 from runtime.actor import ActorContext
-from runtime.clock import NS_PER_DAY, NS_PER_MINUTE, NS_PER_S
+from runtime.clock import NS_PER_DAY
 from runtime.errors import NotConnected, PermanentSourceError
-from runtime.log.types import FrameDraft
 
 FLUSH_S_MAX = 10.0
 BUFFER_RETRY_S = 1.0
@@ -65,6 +65,7 @@ class Lane:
     source: HistorySource
     producer: HistoryProducer
     ledger: JobLedger
+    behind: Behind
     limits: DownloadLimits
     slots: trio.CapacityLimiter
     """Shared by all lanes: how many download at the same time."""
@@ -90,10 +91,11 @@ class Lane:
         try:
             while True:
                 await self._note_done()
-                work = plan(self.producer.position, self._due(), self._available_to_ns())
+                work = self.behind.next_work(self.producer.position, self._due())
                 if work is None:
                     await self._wait_for_work()
                     continue
+                self._set_idle(False)
                 async with self.slots:
                     await self._do(work)
         finally:
@@ -122,33 +124,40 @@ class Lane:
         self._retry_at_s = {job: at_s for job, at_s in self._retry_at_s.items() if at_s > now_s}
         return [wanted for wanted in self.wanted if wanted.job not in self._retry_at_s]
 
-    def _available_to_ns(self) -> int:
-        """Exclusive end of what can be asked for: minutes that are over and have settled."""
-        return floor_minute(self.ctx.clock.wall_ns() - round(self.limits.settle_s * NS_PER_S))
-
     async def _note_done(self) -> None:
         """Take note of jobs that the log says are done."""
         for wanted in list(self.wanted):
-            if is_done(self.producer.position, wanted):
+            if self.behind.seam is not None and not wanted.job:
+                continue  # behind a live stream there is always more to come
+            if is_done(self.producer.position, wanted, self.behind.live):
                 self.wanted.remove(wanted)
                 await self.ledger.finish(self.feed.symbol, self.feed.kind, wanted)
 
     async def _wait_for_work(self) -> None:
-        """Until a job comes, the next minute has settled, or a refused job is due again."""
+        """Until a job comes, the live side says something, the next minute has settled, or a refused job is due."""
         self._changed = trio.Event()
         self._set_idle(True)
         with trio.move_on_after(self._wait_s()):
-            await self._changed.wait()
-        self._set_idle(False)
+            await self._woken()
+        if self._changed.is_set():
+            self._set_idle(False)
+
+    async def _woken(self) -> None:
+        seam = self.behind.seam
+        if seam is None:
+            return await self._changed.wait()
+        async with trio.open_nursery() as nursery:
+
+            async def first_of(event: trio.Event) -> None:
+                await event.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(first_of, self._changed)
+            nursery.start_soon(first_of, seam.changed)
 
     def _wait_s(self) -> float:
         waits_s = [at_s - self.ctx.clock.monotonic_s() for at_s in self._retry_at_s.values()]
-        next_ns = self._available_to_ns() + NS_PER_MINUTE
-        if any(missing(self.producer.position, wanted, next_ns) for wanted in self._due()):
-            settled_ns = next_ns + round(self.limits.settle_s * NS_PER_S)
-            waits_s.append((settled_ns - self.ctx.clock.wall_ns()) / NS_PER_S)
-        elif self._due():
-            waits_s.append(NS_PER_MINUTE / NS_PER_S)  # what is wanted lies further in the future
+        waits_s.append(self.behind.wait_s(self.producer.position, self._due()))
         return max(min(waits_s, default=math.inf), 0.0)
 
     def _set_idle(self, idle: bool) -> None:
@@ -157,7 +166,7 @@ class Lane:
 
     async def _do(self, work: Work) -> None:
         """One piece of work; ends early when the vendor refuses it or the buffer goes away."""
-        self.ledger.start(self.feed.symbol, self.feed.kind, work, available_to_ns=self._available_to_ns())
+        self.ledger.start(self.feed.symbol, self.feed.kind, work, available_to_ns=self.behind.available_to_ns())
         try:
             refused = await self._fetch(work)
             if refused is not None:
@@ -165,6 +174,8 @@ class Lane:
         except NotConnected:
             await trio.sleep(BUFFER_RETRY_S)
             await self._resume()
+        finally:
+            self.behind.end()
 
     async def _fetch(self, work: Work) -> PermanentSourceError | None:
         """Append the slices of `work`; None when all are durable, else what the vendor said for good.
@@ -178,13 +189,14 @@ class Lane:
             limits=self.limits.fetch,
             ctx=self.ctx,
         )
+        final_to_ns = self.behind.begin(work)
         lost: NotConnected | None = None
         async with chains.open(list(spans(work.intervals, self.limits.span_ns))) as each:
             try:
                 async for from_ns, to_ns, pages in each:
                     cutter = SliceCutter(self.feed.kind, from_ns, to_ns)
                     async for result in pages:
-                        await self._append(work.wanted, cutter, result.unwrap())
+                        await self._append(work.wanted, cutter, result.unwrap(), final_to_ns)
             except PermanentSourceError as exc:
                 return exc
             except NotConnected as exc:
@@ -193,7 +205,7 @@ class Lane:
             raise lost
         return None
 
-    async def _append(self, wanted: Wanted, cutter: SliceCutter, page: Page) -> None:
+    async def _append(self, wanted: Wanted, cutter: SliceCutter, page: Page, final_to_ns: int | None) -> None:
         if self.rejected is not None and page.rejected is not None and page.rejected.num_rows:
             await self.rejected(self.feed.symbol, self.feed.kind, page)
         ready = cutter.push(page)
@@ -201,12 +213,16 @@ class Lane:
             return
         await self._wait_for_space()
         feed = self.feed
-        framed: Sequence[tuple[FrameDraft, ...]] = await self.ctx.offload(
-            lambda: [slice_frames(feed, piece) for piece in ready]
+
+        def is_final(piece: Slice) -> bool:
+            return final_to_ns is None or piece.to_ns <= final_to_ns
+
+        framed: Sequence[Framed] = await self.ctx.offload(
+            lambda: [frame_slice(feed, piece, final=is_final(piece)) for piece in ready]
         )
-        for piece, frames in zip(ready, framed, strict=True):
-            covers = Covers(wanted=wanted, from_ns=piece.from_ns, to_ns=piece.to_ns, rows=piece.rows.num_rows)
-            await self.producer.append(frames, covers)
+        settled_ns = self.behind.settled_to_ns() if final_to_ns is None else final_to_ns
+        for one in framed:
+            await self._append_slice(wanted, one, confirms=one.coverage.to_ns <= settled_ns)
         await self.producer.flush()
         self.ctx.progress()
 
@@ -216,6 +232,28 @@ class Lane:
             with self.ctx.waiting("space on the disk"):
                 await trio.sleep(SHED_RETRY_S)
             self.ctx.progress()
+
+    async def _append_slice(self, wanted: Wanted, framed: Framed, *, confirms: bool) -> None:
+        coverage = framed.coverage
+        if doubt := self.behind.doubts(self.producer.position, framed):
+            self.ctx.log.warning("slice_quarantined", symbol=coverage.symbol, kind=coverage.kind, reason=doubt)
+            record = attrs.evolve(coverage, status="quarantined", reason=doubt)
+            frames = coverage_frames(self.feed.partition, record)
+            return await self.producer.append_note(frames, quarantined=quarantined_of(framed))
+        covers = Covers(
+            wanted=wanted,
+            from_ns=coverage.from_ns,
+            to_ns=coverage.to_ns,
+            rows=coverage.rows,
+            confirms=confirms,
+            live=self.behind.past,
+        )
+        await self.producer.append_slice(self.feed, framed, covers)
+
+    def durable(self, covers: Covers) -> None:
+        """Told by the producer."""
+        self.ledger.durable(self.feed.symbol, self.feed.kind, covers)
+        self.behind.durable(covers, self.producer.position)
 
     async def _give_up(self, wanted: Wanted, refused: PermanentSourceError) -> None:
         """The vendor will not give it: said in the ledger of coverage (P4) and on the board."""
@@ -231,13 +269,13 @@ class Lane:
 
     async def _note_missing(self, wanted: Wanted, reason: str) -> None:
         """A coverage record for each UTC day that stays unknown, a month's at a time; what is said already is not."""
-        unknown = missing(self.producer.position, wanted, self._available_to_ns())
+        unknown = missing(self.producer.position, wanted, self.behind.available_to_ns(), self.behind.live)
         days = self.producer.position.unsaid(unknown, reason)
         for at in range(0, len(days), NOTED_DAYS_AT_ONCE):
             some = tuple(days[at : at + NOTED_DAYS_AT_ONCE])
             records = [self._missing(from_ns, to_ns, reason) for from_ns, to_ns in some]
             frames = coverage_frames(self.feed.partition, *records)
-            await self.producer.append(frames, None, noted=Noted(intervals=some, reason=reason))
+            await self.producer.append_note(frames, noted=Noted(intervals=some, reason=reason))
         await self.producer.flush()
 
     def _missing(self, from_ns: int, to_ns: int, reason: str) -> Coverage:

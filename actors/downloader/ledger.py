@@ -42,6 +42,8 @@ class JobLedger:
     def start(self, symbol: str, kind: str, work: Work, *, available_to_ns: int) -> None:
         """Work on it begins or goes on."""
         wanted = work.wanted
+        if wanted.quiet:
+            return
         old = self._board.jobs.get(_key(symbol, kind, wanted))
         self._show(
             wanted,
@@ -59,7 +61,7 @@ class JobLedger:
     def durable(self, symbol: str, kind: str, covers: Covers) -> None:
         """One more slice of it is durable."""
         job = self._board.jobs.get(_key(symbol, kind, covers.wanted))
-        if job is None:
+        if job is None or covers.wanted.quiet:
             return
         rows = job.rows + covers.rows
         done_ns, whole_ns = covers.to_ns - job.from_ns, job.to_ns - job.from_ns

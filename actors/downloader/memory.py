@@ -7,7 +7,7 @@ would do over HTTP; it passes the contract tests of the port.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from enum import StrEnum
 
 import attrs
@@ -18,7 +18,7 @@ import trio
 from actors.downloader.jobs import BackfillJob
 from actors.downloader.port import Page
 from actors.downloader.proof import BORDER_ROWS, ChainProof, DecodedPage, Identity
-from actors.market.rules import validate_quotes
+from actors.market.rules import Validated, validate_quotes, validate_trades
 from runtime.errors import PermanentSourceError, RetryableSourceError
 
 
@@ -45,17 +45,66 @@ class MemoryTicks:
     bid: npt.NDArray[np.float64]
     ask: npt.NDArray[np.float64]
 
+    kind = "quotes"
+
+    def columns(self, start: int, stop: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """bid, ask of some rows."""
+        return self.bid[start:stop], self.ask[start:stop]
+
+    def texts(self, start: int, stop: int) -> tuple[list[str | None], ...]:
+        """None of quotes."""
+        del start, stop
+        return ()
+
+    def validated(self, symbol: str, source: str, start: int, stop: int, now_ns: int) -> Validated:
+        """Some rows."""
+        ts_ns = self.ts_ns[start:stop]
+        return validate_quotes(symbol, source, ts_ns, *self.columns(start, stop), now_ns=now_ns, raw=_row_names(start))
+
+
+@attrs.define(kw_only=True, eq=False)
+class MemoryTrades:
+    """One symbol's trades; ts_ns sorted. A trade's id is its row."""
+
+    ts_ns: npt.NDArray[np.int64]
+    price: npt.NDArray[np.float64]
+    size: npt.NDArray[np.float64]
+
+    kind = "trades"
+
+    def columns(self, start: int, stop: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """price, size of some rows."""
+        return self.price[start:stop], self.size[start:stop]
+
+    def texts(self, start: int, stop: int) -> tuple[list[str | None], ...]:
+        """trade_id, conditions of some rows."""
+        return [str(row) for row in range(start, stop)], [str(1 + row % 2) for row in range(start, stop)]
+
+    def validated(self, symbol: str, source: str, start: int, stop: int, now_ns: int) -> Validated:
+        """Some rows."""
+        ts_ns, (price, size) = self.ts_ns[start:stop], self.columns(start, stop)
+        trade_id, conditions = self.texts(start, stop)
+        return validate_trades(
+            symbol, source, ts_ns, price, size, trade_id, conditions, now_ns=now_ns, raw=_row_names(start)
+        )
+
+
+def _row_names(first: int) -> Callable[[npt.NDArray[np.intp]], list[str]]:
+    return lambda rows: [f"row {first + i}" for i in rows]
+
 
 @attrs.define(kw_only=True, eq=False)
 class MemoryHistory:
-    """`HistorySource` of quotes over arrays. `next_fault` is asked once per answer (page or border question)."""
+    """`HistorySource` over arrays. `next_fault` is asked once per answer (page or border question)."""
 
-    ticks: dict[str, MemoryTicks]
+    ticks: Mapping[str, MemoryTicks | MemoryTrades]
     name: str = "memory"
     page_rows: int = 1_000
     latency_s: float = 0.0
     next_fault: Callable[[], Fault | None] = lambda: None
     now_ns: int = 4_102_444_800 * 10**9
+    visible_to_ns: Callable[[], int] | None = None
+    """The vendor's clock: rows from then on do not exist yet; None = all do."""
     requests: int = 0
     under_way: int = 0
     under_way_most: int = 0
@@ -70,10 +119,11 @@ class MemoryHistory:
 
     async def pages(self, symbol: str, kind: str, from_ns: int, to_ns: int) -> AsyncIterator[Page]:
         """See the port."""
-        if kind != "quotes" or symbol not in self.ticks:
+        if symbol not in self.ticks or self.ticks[symbol].kind != kind:
             raise PermanentSourceError(f"{kind} of {symbol}: unknown symbol")
         proof = ChainProof(from_ns, to_ns, pages_max=100_000)
-        start, stop = np.searchsorted(self.ticks[symbol].ts_ns, [from_ns, to_ns], side="left").tolist()
+        seen_ns = to_ns if self.visible_to_ns is None else max(min(to_ns, self.visible_to_ns()), from_ns)
+        start, stop = np.searchsorted(self.ticks[symbol].ts_ns, [from_ns, seen_ns], side="left").tolist()
         at = start
         while True:
             page, at = await self._answer(symbol, at, stop, border=proof.border is not None)
@@ -145,15 +195,13 @@ class MemoryHistory:
 
     def _decoded(self, symbol: str, first: int, end: int, next_url: str) -> DecodedPage:
         ticks = self.ticks[symbol]
-        ts_ns, bid, ask = ticks.ts_ns[first:end], ticks.bid[first:end], ticks.ask[first:end]
+        ts_ns, columns = ticks.ts_ns[first:end], ticks.columns(first, end)
 
         def identities(start: int, stop: int) -> list[Identity]:
-            rows = zip(ts_ns[start:stop].tolist(), bid[start:stop].tolist(), ask[start:stop].tolist(), strict=True)
-            return list(rows)
+            one, two = (column[start:stop].tolist() for column in columns)
+            return list(zip(ts_ns[start:stop].tolist(), one, two, strict=True))
 
-        validated = validate_quotes(
-            symbol, self.name, ts_ns, bid, ask, now_ns=self.now_ns, raw=lambda rows: [f"row {first + i}" for i in rows]
-        )
+        validated = ticks.validated(symbol, self.name, first, end, self.now_ns)
         return DecodedPage(
             ts_ns=ts_ns,
             identities=identities,
@@ -210,3 +258,9 @@ def random_walk(seed: int, from_ns: int, to_ns: int, *, step_ns: int = 500_000_0
     bid = 110_000 + np.clip(np.cumsum(moves), -5_000, 5_000)
     spread = 5 + (noise >> np.uint64(40)).astype(np.int64) % 10
     return MemoryTicks(ts_ns=ts_ns, bid=bid / 1e5, ask=(bid + spread) / 1e5)
+
+
+def random_trades(walk: MemoryTicks) -> MemoryTrades:
+    """Trades at the prices of a made-up market of coins."""
+    size = (1 + np.arange(len(walk.ts_ns)) * 7919 % 500) / 1e3
+    return MemoryTrades(ts_ns=walk.ts_ns, price=np.round(walk.bid * 5e4, 2), size=size)

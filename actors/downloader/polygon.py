@@ -16,6 +16,7 @@ import httpx
 import trio
 
 from actors.downloader.polygon_api import (
+    CLOCK,
     Body,
     Endpoint,
     RangeTooLarge,
@@ -25,13 +26,15 @@ from actors.downloader.polygon_api import (
     path_and_query,
     refusal,
     retry_after_s,
+    server_time_of,
 )
-from actors.downloader.polygon_rows import decode_quotes
+from actors.downloader.polygon_rows import decode_page
 from actors.downloader.port import Page
 from actors.downloader.proof import BORDER_ROWS, Border, ChainProof, DecodedPage
 from runtime.actor import Offload
 from runtime.clock import NS_PER_MINUTE, NS_PER_S, Clock
 from runtime.errors import PermanentSourceError, RetryableSourceError, SourceError
+from runtime.market_clock import MarketClock, Sample
 from runtime.ratelimit import RateLimit
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -67,6 +70,8 @@ class PolygonHistory:
     clock: Clock
     offload: Offload
     limits: PolygonLimits = attrs.field(factory=PolygonLimits)
+    market: MarketClock | None = None
+    """What "the future" is measured by; None: the wall clock."""
     transport: httpx.AsyncBaseTransport | None = None
     """In place of the network: the simulator's ASGI app in tests."""
     name: str = "polygon"
@@ -158,6 +163,15 @@ class PolygonHistory:
                 raise result
         return got["page"], got["probe"]  # type: ignore[return-value]
 
+    async def server_time(self) -> Sample:
+        """`TimeSource`: what the vendor's clock says."""
+        await self.budget.acquire()
+        sent_s = trio.current_time()
+        body, gzipped = await self._get(Endpoint(symbol="the vendor", kind="clock", spelled=""), CLOCK)
+        received_s = trio.current_time()
+        vendor_ns, resolution_ns = server_time_of(gunzip(body, ERROR_BYTES_MAX) if gzipped else body)
+        return Sample(sent_s=sent_s, received_s=received_s, vendor_ns=vendor_ns, resolution_ns=resolution_ns)
+
     async def _probe(self, endpoint: Endpoint, proof: ChainProof, border: Border) -> DecodedPage:
         limit = min(len(border.tail) + BORDER_ROWS, self.limits.page_rows)
         probe = await self._page(endpoint, endpoint.question(border.at_ns, proof.to_ns, limit))
@@ -172,21 +186,26 @@ class PolygonHistory:
         return await self._decoded(endpoint, target) if page.results_absent else page
 
     async def _decoded(self, endpoint: Endpoint, target: str) -> DecodedPage:
+        await self.budget.acquire()
         body, gzipped = await self._get(endpoint, target)
-        now_ns = self.clock.wall_ns()
+        now_ns = self.clock.wall_ns() if self.market is None else self.market.now_ns()
         bytes_max = self.limits.page_bytes_max
 
         def work() -> DecodedPage:
             whole = gunzip(body, bytes_max) if gzipped else body
-            return decode_quotes(
-                whole, symbol=endpoint.symbol, spelled=endpoint.spelled, source=self.name, now_ns=now_ns
+            return decode_page(
+                endpoint.kind,
+                whole,
+                symbol=endpoint.symbol,
+                spelled=endpoint.spelled,
+                source=self.name,
+                now_ns=now_ns,
             )
 
         return await self.offload(work, limiter=self._decoders)
 
     async def _get(self, endpoint: Endpoint, target: str) -> tuple[Body, bool]:
         """Body of a 200 with JSON, and whether it is gzipped; every other outcome is an error by whose fault it is."""
-        await self.budget.acquire()
         if self._client.is_closed:  # httpx would raise a RuntimeError: its owner changed the address under a chain
             raise RetryableSourceError("this client was closed")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import re
 import zlib
 from urllib.parse import quote, urlsplit
 
@@ -10,12 +11,13 @@ import attrs
 import msgspec
 
 from actors.market.symbols import parse_symbol
-from runtime.clock import NS_PER_S
+from runtime.clock import NS_PER_S, parse_instant_ns
 from runtime.errors import PermanentSourceError, RetryableSourceError, SourceError
 
 Body = bytes | bytearray
 
-PATHS = {"quotes": "/v3/quotes/"}
+PATHS = {"quotes": "/v3/quotes/", "trades": "/v3/trades/"}
+CLOCK = "/v1/marketstatus/now"
 """Kinds that this vendor's adapter reads, and the path in front of the symbol."""
 
 
@@ -43,6 +45,21 @@ class Endpoint:
         """Path and query of [from_ns, to_ns), oldest first."""
         path = PATHS[self.kind] + quote(self.spelled, safe=":")
         return f"{path}?timestamp.gte={from_ns}&timestamp.lt={to_ns}&order=asc&sort=timestamp&limit={limit}"
+
+
+class _MarketStatus(msgspec.Struct):
+    server_time: str = msgspec.field(name="serverTime")
+
+
+def server_time_of(body: Body) -> tuple[int, int]:
+    """The vendor's time in ns UTC, and what it is rounded down to. Raises: RetryableSourceError."""
+    try:
+        text = msgspec.json.decode(body, type=_MarketStatus).server_time
+        at_ns = parse_instant_ns(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as exc:
+        raise RetryableSourceError(f"{CLOCK} tells no time: {exc}") from exc
+    fraction = re.search(r"\.(\d+)", text)
+    return at_ns, 10 ** (9 - min(len(fraction[1]), 9)) if fraction else NS_PER_S
 
 
 def endpoint_of(symbol: str, kind: str) -> Endpoint:

@@ -7,9 +7,9 @@ they are so many that the schema itself must have changed: then nothing of the p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import attrs
 import msgspec
@@ -18,11 +18,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from actors.downloader.polygon_api import Body
-from actors.downloader.proof import DecodedPage, Identity
-from actors.market.rules import FUTURE_REJECT_NS, REJECTED, TS_MIN_NS, validate_quotes
+from actors.downloader.polygon_shapes import SHAPES, Envelope, Int64, PolygonRow, Shape
+from actors.downloader.proof import DecodedPage
+from actors.market.rules import FUTURE_REJECT_NS, REJECTED, TS_MIN_NS
 from runtime.errors import RetryableSourceError
 
-NAN = float("nan")
 REASON_SHAPE = "wrong-type"
 BROKEN_SHARE_MAX = 0.01
 """More rows of a wrong shape than this (and more than BROKEN_ROWS_MIN): an outage, not poison (DESIGN 2)."""
@@ -30,45 +30,6 @@ BROKEN_ROWS_MIN = 10
 STATUS_GOOD = frozenset({"OK", "DELAYED"})
 
 T = TypeVar("T")
-Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
-
-
-class PolygonQuote(msgspec.Struct, gc=False):
-    """`/v3/quotes`; NaN and -1 say that the field is absent."""
-
-    participant_timestamp: Int64
-    bid_price: float = NAN
-    ask_price: float = NAN
-    bid_size: float = NAN
-    ask_size: float = NAN
-    bid_exchange: Int32 = -1
-    ask_exchange: Int32 = -1
-    ticker: str = ""
-
-
-class PolygonQuoteLoose(msgspec.Struct, gc=False):
-    """The slow path's: null is the same as absent, and the time may lack."""
-
-    participant_timestamp: Int64 | None = 0
-    bid_price: float | None = NAN
-    ask_price: float | None = NAN
-    bid_size: float | None = NAN
-    ask_size: float | None = NAN
-    bid_exchange: Int32 | None = -1
-    ask_exchange: Int32 | None = -1
-    ticker: str | None = ""
-
-    def strict(self) -> PolygonQuote:
-        """With every null replaced by the field's word for absent."""
-        values = [
-            field.default if value is None else value
-            for field, value in zip(_LOOSE_FIELDS, msgspec.structs.astuple(self), strict=True)
-        ]
-        return PolygonQuote(*values)
-
-
-_LOOSE_FIELDS = msgspec.structs.fields(PolygonQuoteLoose)
 
 
 class PolygonTime(msgspec.Struct):
@@ -77,55 +38,31 @@ class PolygonTime(msgspec.Struct):
     participant_timestamp: Int64 = 0
 
 
-class _Envelope(msgspec.Struct):
-    status: str = ""
-    request_id: str | None = None
-    next_url: str | None = None
-    ticker: str | None = None
-    error: str | None = None
-    message: str | None = None
-    results_count: int | None = msgspec.field(name="resultsCount", default=None)
-
-
-class _Quotes(_Envelope):
-    results: list[PolygonQuote] | msgspec.UnsetType | None = msgspec.UNSET
-
-
-class _RawRows(_Envelope):
+class _RawRows(Envelope):
     results: list[msgspec.Raw] | msgspec.UnsetType | None = msgspec.UNSET
 
 
-_decode_quotes = msgspec.json.Decoder(_Quotes).decode
 _decode_raw = msgspec.json.Decoder(_RawRows).decode
-_decode_loose = msgspec.json.Decoder(PolygonQuoteLoose).decode
 _decode_time = msgspec.json.Decoder(PolygonTime).decode
 
 
-def decode_quotes(body: Body, *, symbol: str, spelled: str, source: str, now_ns: int) -> DecodedPage:
-    """One page of `/v3/quotes` of `symbol`, which the endpoint calls `spelled`.
+def decode_page(kind: str, body: Body, *, symbol: str, spelled: str, source: str, now_ns: int) -> DecodedPage:
+    """One page of ticks of `symbol`, which the endpoint calls `spelled`.
 
     Raises: RetryableSourceError when the body is not a whole, good page.
     """
-    envelope, rows, broken = _parse(body)
+    shape = SHAPES[kind]
+    envelope, rows, broken = _parse(shape, body)
     _check_envelope(envelope, rows, len(broken.indexes), (symbol, spelled))
-    n = len(rows)
-    ts_ns = np.fromiter(map(attrgetter("participant_timestamp"), rows), np.int64, n)
+    ts_ns = np.fromiter(map(attrgetter("participant_timestamp"), rows), np.int64, len(rows))
     timed = _timed(ts_ns, now_ns)
-    validated = validate_quotes(
-        symbol,
-        source,
-        ts_ns,
-        np.fromiter(map(attrgetter("bid_price"), rows), np.float64, n),
-        np.fromiter(map(attrgetter("ask_price"), rows), np.float64, n),
-        _sizes(rows, "bid_size"),
-        _sizes(rows, "ask_size"),
-        now_ns=now_ns,
-        raw=lambda refused: _raw_texts(body, broken.others(refused)),
+    validated = shape.validated(
+        symbol, source, ts_ns, rows, now_ns, lambda refused: _raw_texts(body, broken.others(refused))
     )
     rejected = validated.rejected
     return DecodedPage(
         ts_ns=ts_ns[timed],
-        identities=lambda start, stop: [_identity(rows[i]) for i in timed[start:stop]],
+        identities=lambda start, stop: [shape.identity(rows[i]) for i in timed[start:stop]],
         rows=validated.rows,
         rejected=pa.concat_batches([rejected, broken.batch(body)]) if broken.indexes else rejected,
         next_url=envelope.next_url or "",
@@ -134,7 +71,7 @@ def decode_quotes(body: Body, *, symbol: str, spelled: str, source: str, now_ns:
     )
 
 
-def _check_envelope(envelope: _Envelope, rows: list[PolygonQuote], broken: int, names: tuple[str, str]) -> None:
+def _check_envelope(envelope: Envelope, rows: Sequence[PolygonRow], broken: int, names: tuple[str, str]) -> None:
     """The checks of UPSTREAM 1.6 that concern one answer alone."""
     if envelope.status not in STATUS_GOOD:
         told = envelope.error or envelope.message or "no message"
@@ -154,18 +91,6 @@ def _timed(ts_ns: npt.NDArray[np.int64], now_ns: int) -> npt.NDArray[np.intp]:
     if (untimed := n - len(timed)) > max(BROKEN_ROWS_MIN, BROKEN_SHARE_MAX * n):
         raise RetryableSourceError(f"page not proven: {untimed} of {n} rows have a time of a wrong magnitude")
     return timed
-
-
-def _identity(row: PolygonQuote) -> Identity:
-    """What makes a quote the same as another (UPSTREAM 1.12), but for its occurrence number."""
-    bid, ask = (None if price != price else price for price in (row.bid_price, row.ask_price))  # NaN is not itself
-    return (row.participant_timestamp, bid, ask, row.bid_exchange, row.ask_exchange)
-
-
-def _sizes(rows: list[PolygonQuote], name: str) -> npt.NDArray[np.float64] | None:
-    """None when the vendor gives none (currencies)."""
-    sizes = np.fromiter(map(attrgetter(name), rows), np.float64, len(rows))
-    return None if np.isnan(sizes).all() else sizes
 
 
 @attrs.frozen
@@ -190,36 +115,37 @@ class _Broken:
         return pa.RecordBatch.from_arrays(arrays, schema=REJECTED)
 
 
-def _parse(body: Body) -> tuple[_Quotes | _RawRows, list[PolygonQuote], _Broken]:
+def _parse(shape: Shape, body: Body) -> tuple[Envelope, Sequence[PolygonRow], _Broken]:
     try:
-        page = _decode_quotes(body)
+        page = shape.decode(body)
         return page, list(page.results or ()), _Broken()
     except msgspec.ValidationError:
-        return _parse_slowly(body)
+        return _parse_slowly(shape, body)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise RetryableSourceError(f"body is not whole JSON ({exc}): {_head(body)}") from exc
 
 
-def _parse_slowly(body: Body) -> tuple[_RawRows, list[PolygonQuote], _Broken]:
+def _parse_slowly(shape: Shape, body: Body) -> tuple[Envelope, Sequence[PolygonRow], _Broken]:
     try:
         page = _decode_raw(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise RetryableSourceError(f"wrong schema ({exc}): {_head(body)}") from exc
     raw_rows = page.results or ()
-    rows: list[PolygonQuote] = []
+    rows: list[PolygonRow] = []
     broken: list[int] = []
     times: list[int] = []
     for index, raw in enumerate(raw_rows):
-        row = _try(_decode_loose, raw)
+        row = _try(shape.decode_loose, raw)
         if row is None:
             broken.append(index)
             time = _try(_decode_time, raw)
             times.append(time.participant_timestamp if time is not None else 0)
         else:
-            rows.append(row.strict())
+            rows.append(row)
     if len(broken) > max(BROKEN_ROWS_MIN, BROKEN_SHARE_MAX * len(raw_rows)):
         raise RetryableSourceError(
-            f"wrong schema: {len(broken)} of {len(raw_rows)} rows are not quotes: {_head(bytes(raw_rows[broken[0]]))}"
+            f"wrong schema: {len(broken)} of {len(raw_rows)} rows are not {shape.kind}: "
+            f"{_head(bytes(raw_rows[broken[0]]))}"
         )
     return page, rows, _Broken(tuple(broken), tuple(times))
 

@@ -8,10 +8,12 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from actors.downloader.jobs import Position, Wanted
+from actors.downloader.jobs import NOTHING, Position, Quarantined, Wanted
+from actors.downloader.slices import Feed, Framed
+from actors.market.coverage import IntervalSet
 from runtime.errors import LogError
 from runtime.log.appender import Appender, AppendRequest
-from runtime.log.types import Appended, FrameDraft, GroupDraft
+from runtime.log.types import Appended, FrameDraft, GroupDraft, SliceDraft
 
 ANSWER_LOOK_S = 5.0
 
@@ -24,6 +26,10 @@ class Covers:
     from_ns: int
     to_ns: int
     rows: int
+    confirms: bool = False
+    """Its hour was settled when it was asked for."""
+    live: IntervalSet = NOTHING
+    """Minutes that past live sessions hold: they become covered with it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -71,20 +77,38 @@ class HistoryProducer:
         self._sequence = state.sequence
         self.position = self._planned = Position.from_bytes(state.position)
 
-    async def append(
-        self, frames: tuple[FrameDraft, ...], covers: Covers | None, *, noted: Noted | None = None
-    ) -> None:
-        """Queue one group: the frames, and the position that says what they cover, so neither is there without the
-        other. `covers` None = a note that changes no progress; `noted` = which one, so that it is not made twice.
+    async def append_slice(self, feed: Feed, framed: Framed, covers: Covers) -> None:
+        """Queue one slice: the frames, and the position that says what they cover, so neither is there without the
+        other.
 
         Blocks while the window is full. Raises what the writer raised for an older append (NotConnected: the buffer
         went away, `resume`) and LogError when the sequence was not ours to use (a bug: crash, resume).
         """
-        while len(self._under_way) >= self._under_way_max:
-            await self._oldest()
+        await self._make_room()
+        position = self._planned.with_covered(covers.live).after_slice(
+            covers.from_ns, covers.to_ns, covers.wanted, confirms=covers.confirms
+        )
+        draft = SliceDraft(
+            producer=self.name,
+            sequence=self._sequence + 1,
+            producer_position=position.to_bytes(),
+            frames=framed.frames,
+            feed=feed.name,
+            live_partition=feed.live_partition,
+            from_ns=covers.from_ns,
+            to_ns=covers.to_ns,
+            stamped=framed.stamped,
+        )
+        await self._submit(draft, position, covers)
+
+    async def append_note(
+        self, frames: tuple[FrameDraft, ...], *, quarantined: Quarantined | None = None, noted: Noted | None = None
+    ) -> None:
+        """Queue records that cover nothing; what they say is remembered, so that it is not said twice."""
+        await self._make_room()
         position = self._planned
-        if covers is not None:
-            position = position.after_slice(covers.from_ns, covers.to_ns, covers.wanted)
+        if quarantined is not None:
+            position = position.with_quarantined(quarantined)
         if noted is not None:
             position = position.after_note(noted.intervals, noted.reason)
         draft = GroupDraft(
@@ -93,6 +117,13 @@ class HistoryProducer:
             producer_position=position.to_bytes(),
             frames=frames,
         )
+        await self._submit(draft, position, None)
+
+    async def _make_room(self) -> None:
+        while len(self._under_way) >= self._under_way_max:
+            await self._oldest()
+
+    async def _submit(self, draft: GroupDraft, position: Position, covers: Covers | None) -> None:
         request = await self._appender.submit(draft)
         # No await between here and the end: cancelled before, nothing was queued; after, it is counted.
         self._sequence += 1

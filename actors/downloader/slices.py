@@ -131,10 +131,36 @@ class Feed:
     source: str
     partition: int
     """The symbol's history partition."""
+    live_partition: int
+    """And its live one."""
+
+    @property
+    def name(self) -> str:
+        """As the buffer knows it."""
+        return f"{self.symbol}/{self.kind}"
 
 
-def slice_frames(feed: Feed, piece: Slice) -> tuple[FrameDraft, ...]:
-    """Data frames (one even for no rows) and the coverage record last. Tens of ms for a full slice: offload it.
+@attrs.frozen(kw_only=True)
+class Framed:
+    """A slice as the frames of one append."""
+
+    coverage: Coverage
+    data: tuple[FrameDraft, ...]
+    """At least one."""
+    partition: int
+
+    @property
+    def frames(self) -> tuple[FrameDraft, ...]:
+        """Data, and the coverage record last."""
+        return (*self.data, *coverage_frames(self.partition, self.coverage))
+
+    def stamped(self, after_offset: int) -> tuple[FrameDraft, ...]:
+        """Saying that they come after this offset of the live partition."""
+        return attrs.evolve(self, coverage=attrs.evolve(self.coverage, after_offset=after_offset)).frames
+
+
+def frame_slice(feed: Feed, piece: Slice, *, final: bool = True) -> Framed:
+    """`piece` encoded; provisional unless `final`. Tens of ms for a full slice: offload it.
 
     Raises: PermanentSourceError when a single minute does not fit into one group.
     """
@@ -144,16 +170,17 @@ def slice_frames(feed: Feed, piece: Slice) -> tuple[FrameDraft, ...]:
         source=feed.source,
         from_ns=piece.from_ns,
         to_ns=piece.to_ns,
-        status="final" if piece.rows.num_rows else "empty",
+        status=("final" if piece.rows.num_rows else "empty") if final else "live",
         rows=piece.rows.num_rows,
         checksum=content_checksum(feed.kind, piece.rows),
         rejected=piece.rejected,
         request_id=piece.request_id,
     )
-    frames = (*_frames(feed.partition, feed.kind, piece.rows), *coverage_frames(feed.partition, coverage))
-    if sum(len(frame.body) + FRAME_OVERHEAD_BYTES for frame in frames) > GROUP_BYTES_MAX:
+    data = tuple(_frames(feed.partition, feed.kind, piece.rows))
+    framed = Framed(coverage=coverage, data=data, partition=feed.partition)
+    if sum(len(frame.body) + FRAME_OVERHEAD_BYTES for frame in (*data, data[0])) > GROUP_BYTES_MAX:
         raise PermanentSourceError(f"{feed.symbol}: the minute {format_ns(piece.from_ns)} does not fit into one group")
-    return frames
+    return framed
 
 
 def coverage_frames(partition: int, *records: Coverage) -> tuple[FrameDraft, ...]:

@@ -10,7 +10,7 @@ import attrs
 
 from actors.embedded.probe import probe_http
 from actors.embedded.python_server import SOURCE_ROOT, python_env, sources_digest
-from actors.embedded.simulator.recording import open_recording
+from actors.embedded.simulator.recordings import check_recording
 from actors.embedded.spec import EmbeddedHome
 from runtime.entropy import Entropy
 
@@ -19,11 +19,17 @@ MODULE = "actors.embedded.simulator"
 
 @attrs.frozen(kw_only=True)
 class MarketSpec:
-    """A `ServerSpec`. `arguments` are the simulator's own options beyond port, seed and recording."""
+    """A `ServerSpec`. `arguments` are the simulator's own options beyond those that have a field here."""
 
     home: EmbeddedHome
     seed: int = 1
     recording: Path | None = None
+    replay_speed: float = 0.0
+    """Play the recording so many times as fast as real time; 0: all of it has happened already."""
+    rate: int = 0
+    """Ticks per second of every symbol of the synthetic market, evenly; 0: the ordinary one."""
+    faults: Path | None = None
+    """A script of faults of the stream."""
     arguments: tuple[str, ...] = ()
     name: str = "market"
     endpoint: str = "market"
@@ -32,9 +38,9 @@ class MarketSpec:
     start_patience_s: float = 60.0
 
     def check(self) -> None:
-        """The recording can be read. Raises: ConfigError naming the choices when it holds several feeds."""
+        """The recording is there. Raises: ConfigError naming the choices when it holds several feeds."""
         if self.recording is not None:
-            open_recording(self.recording)
+            check_recording(self.recording)
 
     def prepare(self, entropy: Entropy) -> None:
         """It keeps nothing on disk."""
@@ -42,8 +48,16 @@ class MarketSpec:
     def argv(self, port: int) -> list[str]:
         """`python -P`: the folder we were started in must not shadow our modules."""
         recording = [] if self.recording is None else ["--recording", str(self.recording.absolute())]
-        own = ["--port", str(port), "--seed", str(self.seed), *recording, *self.arguments]
-        return [sys.executable, "-P", "-m", MODULE, *own]
+        own = ["--port", str(port), "--seed", str(self.seed), *recording, *self._timing()]
+        faults = [] if self.faults is None else ["--faults", str(self.faults.absolute())]
+        return [sys.executable, "-P", "-m", MODULE, *own, *faults, *self.arguments]
+
+    def _timing(self) -> list[str]:
+        """With the file by which a market that was killed goes on where it would be."""
+        if not (self.recording is not None and self.replay_speed) and not self.rate:
+            return []
+        pace = ["--rate", str(self.rate)] if self.rate else ["--replay-speed", str(self.replay_speed)]
+        return [*pace, "--market-clock", str(self.home.folder / f"{self.name}.clock")]
 
     def env(self) -> dict[str, str]:
         """Finds our modules."""
@@ -60,6 +74,10 @@ class MarketSpec:
     def url(self, port: int) -> str:
         """Where its REST API answers."""
         return f"http://127.0.0.1:{port}"
+
+    def stream_url(self, port: int) -> str:
+        """Where its streams answer: append `/forex` or `/crypto`."""
+        return f"ws://127.0.0.1:{port}"
 
     def dsn_for_pipeline(self) -> str:
         """The same address."""

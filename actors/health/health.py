@@ -13,12 +13,16 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
+from actors.health.follow import Follower
 from actors.health.listen import BACKLOG, url_of
+from actors.health.live import EventStreams
 from actors.health.port import SubmitBackfill
 from actors.health.probes import Probes
+from actors.health.recent import RecentCandles
 from actors.health.report import About
 from actors.health.web import Surface
 from runtime.actor import ActorContext
+from runtime.log.consumer import Consumer
 from runtime.mailbox import Mailbox
 from runtime.metrics import BoardCollector
 from runtime.settings_rules import split_host_port
@@ -41,22 +45,31 @@ class Health:
     inboxes: Mapping[str, Mailbox[Any]] = attrs.field(factory=dict)
     """Actor -> its inbox."""
     stalled_after_s: float = 30.0
+    consumer: Consumer | None = None
+    """Of the whole log, for the candles of the page; None: there are none to show."""
 
     async def run(self, ctx: ActorContext) -> None:
         """Serve until drained. Raises: OSError when the socket is unusable (a crash: the supervisor tries again)."""
         config = _config(os.dup(self.listener.fileno()))  # hypercorn closes what it serves on
+        recent = RecentCandles()
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._serve, config, ctx)
+            await nursery.start(self._serve, config, ctx, recent)
             ctx.board.endpoints["health"] = url_of(self.listener)
             ctx.ready()
-            await _beat_until_drained(ctx)
+            async with trio.open_nursery() as readers:
+                if self.consumer is not None:
+                    readers.start_soon(Follower(consumer=self.consumer, candles=recent).run, ctx)
+                await _beat_until_drained(ctx)
+                readers.cancel_scope.cancel()
             nursery.cancel_scope.deadline = trio.current_time() + STOP_S * 2
 
-    async def _serve(self, config: Config, ctx: ActorContext, *, task_status: trio.TaskStatus[Any]) -> None:
-        app: Any = self._surface(ctx).app()
+    async def _serve(
+        self, config: Config, ctx: ActorContext, recent: RecentCandles, *, task_status: trio.TaskStatus[Any]
+    ) -> None:
+        app: Any = self._surface(ctx, recent).app()
         await serve(app, config, shutdown_trigger=ctx.drain_requested.wait, task_status=task_status, mode="asgi")
 
-    def _surface(self, ctx: ActorContext) -> Surface:
+    def _surface(self, ctx: ActorContext, recent: RecentCandles) -> Surface:
         return Surface(
             probes=Probes(service=self.service, stalled_after_s=self.stalled_after_s, inboxes=self.inboxes),
             about=About(version=self.version, started_ns=ctx.clock.wall_ns(), listen=self.listen),
@@ -67,6 +80,8 @@ class Health:
             listen_host=split_host_port(self.listen)[0],
             kinds=self.kinds,
             submit=self.submit,
+            recent=recent,
+            streams=EventStreams(ctx.drain_requested),
         )
 
 

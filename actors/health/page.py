@@ -1,31 +1,36 @@
-"""The status page as HTML: no script, no asset, refreshes itself; every text from outside is escaped. Pure."""
+"""The status page as HTML: one file, no asset, nothing from elsewhere; every text from outside is escaped. Pure."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from actors.health.page_script import SCRIPT
+from actors.health.page_style import SHELL, STYLE
+
 REFRESH_S = 2
-_STYLE = """
-body{font:15px/1.45 system-ui,sans-serif;margin:0 auto;max-width:62rem;padding:1rem;color:#1b1f24;background:#fff}
-h1{font-size:1.3rem;margin:.2rem 0}h2{font-size:1rem;margin:1.4rem 0 .3rem}
-table{border-collapse:collapse;width:100%}td,th{padding:.25rem .6rem .25rem 0;text-align:left;vertical-align:top;
-border-bottom:1px solid #d8dee4}th{font-weight:600;color:#57606a}
-td.n{text-align:right;font-variant-numeric:tabular-nums}
-.s{display:inline-block;padding:.1rem .6rem;border-radius:1rem;color:#fff;font-weight:600}
-.healthy{background:#1a7f37}.degraded{background:#9a6700}.unhealthy{background:#cf222e}
-.bar{background:#d8dee4;border-radius:4px;height:.6rem;min-width:8rem;overflow:hidden}.bar i{display:block;height:100%;
-background:#1a7f37}pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f6f8fa;padding:.6rem;margin:0}
-small{color:#57606a}
-@media(prefers-color-scheme:dark){body{background:#0d1117;color:#e6edf3}td,th{border-color:#30363d}
-.bar{background:#30363d}pre{background:#161b22}th,small{color:#8d96a0}}
-"""
+SCRIPT_HASH = "sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+"""For the Content-Security-Policy: this script runs and no other."""
 
 
 def page(status: Mapping[str, Any]) -> str:
-    """The page for one `report`."""
-    word = status["status"]
+    """The page: a shell that its script fills, and for browsers without scripts the tables of one `report`."""
+    word = str(status["status"])
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width,initial-scale=1'>"
+        "<link rel='icon' href='data:,'>"
+        f"<title>{escape(word)}: {escape(status['service'])}</title><style>{STYLE}</style>"
+        f"<noscript><meta http-equiv='refresh' content='{REFRESH_S}'></noscript></head><body>"
+        f"{SHELL}<noscript>{_plain(status, word)}</noscript>"
+        f"<script>{SCRIPT}</script></body></html>"
+    )
+
+
+def _plain(status: Mapping[str, Any], word: str) -> str:
     reasons = "".join(f"<li>{escape(str(reason))}</li>" for reason in status["reasons"])
     parts = [
         f"<h1>{escape(status['service'])} <span class='s {escape(word)}'>{escape(word)}</span></h1>",
@@ -42,14 +47,7 @@ def page(status: Mapping[str, Any]) -> str:
         "<p><small><a href='/healthz'>healthz</a> · <a href='/api/status'>status as JSON</a> · "
         "<a href='/metrics'>metrics</a></small></p>",
     ]
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        f"<meta http-equiv='refresh' content='{REFRESH_S}'>"
-        "<meta name='viewport' content='width=device-width,initial-scale=1'>"
-        f"<title>{escape(word)}: {escape(status['service'])}</title><style>{_STYLE}</style></head><body>"
-        + "\n".join(parts)
-        + "</body></html>"
-    )
+    return "\n".join(parts)
 
 
 def _table(title: str, heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -35,6 +35,7 @@ def report(probes: Probes, about: About, board: Board, clock: Clock) -> dict[str
         "started": format_ns(about.started_ns // 1_000_000_000 * 1_000_000_000),
         "listen": about.listen,
         "log": attrs.asdict(board.log) if board.log is not None else None,
+        "market_clock": attrs.asdict(board.market_clock) if board.market_clock is not None else None,
         "jobs_idle": board.jobs_idle,
         "idle": board.is_idle,
         "records_accepted": board.log.records_accepted if board.log is not None else 0,

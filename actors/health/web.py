@@ -11,14 +11,16 @@ import attrs
 import trio
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from actors.health.guard import is_own_host, is_own_origin
-from actors.health.page import page
+from actors.health.live import STREAM_S_MAX, EventStreams, candles
+from actors.health.page import SCRIPT_HASH, page
 from actors.health.port import BackfillRequest, SubmitBackfill, orderable
 from actors.health.probes import Probes
+from actors.health.recent import RecentCandles
 from actors.health.report import About, report
 from runtime.board import Board
 from runtime.clock import Clock
@@ -31,10 +33,14 @@ REQUESTS_MAX = 32
 """Answered at the same time; more are told to come again."""
 REQUEST_S_MAX = 10.0
 SYMBOLS_MAX = 1_000
+EVENTS = "/api/events"
 _HEADERS = {
     "cache-control": "no-store",
     "x-content-type-options": "nosniff",
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "content-security-policy": (
+        f"default-src 'none'; script-src '{SCRIPT_HASH}'; style-src 'unsafe-inline'; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
     "referrer-policy": "no-referrer",
 }
 
@@ -53,6 +59,8 @@ class Surface:
     kinds: tuple[str, ...]
     """Kinds that a backfill may ask for."""
     submit: SubmitBackfill
+    recent: RecentCandles = attrs.field(factory=RecentCandles)
+    streams: EventStreams = attrs.field(factory=EventStreams)
 
     def app(self) -> ASGIApp:
         """The ASGI application."""
@@ -62,6 +70,8 @@ class Surface:
             Route("/healthz", self.healthz),
             Route("/metrics", self.scrape),
             Route("/api/status", self.status),
+            Route(EVENTS, self.events),
+            Route("/api/candles", self.candles),
             Route("/api/backfill", self.backfill, methods=["POST"]),
             Route("/", self.index),
         ]
@@ -88,11 +98,27 @@ class Surface:
 
     async def status(self, _: Request) -> Response:
         """Everything."""
-        return JSONResponse(report(self.probes, self.about, self.board, self.clock))
+        return JSONResponse(self._report())
+
+    async def events(self, _: Request) -> Response:
+        """The same once a second, as server-sent events."""
+        if self.streams.is_full:
+            return _refused(503, "too many pages are open: ask for /api/status instead")
+        return StreamingResponse(self.streams.events(self._report), media_type="text/event-stream")
+
+    async def candles(self, request: Request) -> Response:
+        """?symbol=&timeframe=&basis=&limit= -> the newest bars, the open one included."""
+        try:
+            return JSONResponse(await candles(request.query_params, self.recent, self.board))
+        except ConfigError as exc:
+            return _refused(400, str(exc))
 
     async def index(self, _: Request) -> Response:
         """The page for people."""
-        return HTMLResponse(page(report(self.probes, self.about, self.board, self.clock)))
+        return HTMLResponse(page(self._report()))
+
+    def _report(self) -> dict[str, Any]:
+        return report(self.probes, self.about, self.board, self.clock)
 
     async def backfill(self, request: Request) -> Response:
         """Take on a backfill: {"symbols": […], "from": …, "to": …, "kinds": […]?, "refetch": bool?} -> {"job": id}."""
@@ -182,7 +208,9 @@ class _Guarded:
                 message = {**message, "headers": [*message["headers"], *extra]}
             await send(message)
 
-        with trio.move_on_after(REQUEST_S_MAX) as deadline:
+        # A stream of events ends by itself (`live.STREAM_S_MAX`); what is left of that is for its last write.
+        allowed_s = STREAM_S_MAX + REQUEST_S_MAX if scope["path"] == EVENTS else REQUEST_S_MAX
+        with trio.move_on_after(allowed_s) as deadline:
             await self._bounded(scope, receive, send_with_headers)
         if deadline.cancelled_caught and not started:
             await _refused(503, f"not answered within {REQUEST_S_MAX:g} s")(scope, receive, send_with_headers)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from actors.market.decimals import Floats, Ints, exact_sums, midpoints
+from actors.market.decimals import Floats, Ints, exact_products, exact_sums, midpoints
 
 NS_PER_MINUTE = 60 * 1_000_000_000
 MINUTES_PER_DAY = 1440
@@ -44,7 +44,11 @@ class Bars:
     volume: Floats
     """Sum of sizes, exact in decimal; 0 where the vendor gives none."""
     notional: Floats
-    """Sum of price times size, float64; 0 for quotes."""
+    """Sum of price times size, exact in decimal where 15 digits hold it; 0 for quotes."""
+    first_ns: Ints
+    """Event time of the tick that opened: with it a later batch is merged exactly."""
+    last_ns: Ints
+    """Event time of the tick that closed."""
 
     def __len__(self) -> int:
         return len(self.ts_ns)
@@ -69,6 +73,8 @@ NO_BARS = Bars(
     flags=np.zeros(0, np.int32),
     volume=np.zeros(0),
     notional=np.zeros(0),
+    first_ns=np.zeros(0, np.int64),
+    last_ns=np.zeros(0, np.int64),
 )
 
 
@@ -94,17 +100,20 @@ def fold_prices(ts_ns: Ints, price: Floats, flags: Flags, size: Floats | None, *
         return NO_BARS
     bucket = ts_ns // step_ns
     starts = _run_starts(bucket)
+    ends = _run_ends(starts, len(price))
     none = np.zeros(len(starts))
     return Bars(
         ts_ns=bucket[starts] * step_ns,
         open=price[starts],
         high=np.maximum.reduceat(price, starts),
         low=np.minimum.reduceat(price, starts),
-        close=price[_run_ends(starts, len(price))],
+        close=price[ends],
         ticks=np.diff(starts, append=len(price)),
         flags=_merge_flags(flags, starts),
         volume=none if size is None else exact_sums(size, starts),
-        notional=np.add.reduceat(price * size, starts) if priced and size is not None else none,
+        notional=exact_products(price, size, starts) if priced and size is not None else none,
+        first_ns=ts_ns[starts],
+        last_ns=ts_ns[ends],
     )
 
 
@@ -114,17 +123,50 @@ def roll_up(bars: Bars, *, step_ns: int) -> Bars:
         return bars
     bucket = bars.ts_ns // step_ns
     starts = _run_starts(bucket)
+    ends = _run_ends(starts, len(bars))
     return Bars(
         ts_ns=bucket[starts] * step_ns,
         open=bars.open[starts],
         high=np.maximum.reduceat(bars.high, starts),
         low=np.minimum.reduceat(bars.low, starts),
-        close=bars.close[_run_ends(starts, len(bars))],
+        close=bars.close[ends],
         ticks=np.add.reduceat(bars.ticks, starts),
         flags=_merge_flags(bars.flags, starts),
         volume=exact_sums(bars.volume, starts),
-        notional=np.add.reduceat(bars.notional, starts),
+        notional=exact_sums(bars.notional, starts),
+        first_ns=bars.first_ns[starts],
+        last_ns=bars.last_ns[ends],
     )
+
+
+def merge(earlier: Bars, later: Bars) -> Bars:
+    """The candles of both batches of ticks, `later` having arrived after `earlier`; in any order of event times.
+
+    Shape:  both of the same n intervals; `earlier` may have rows without ticks (all else 0), `later` may not.
+    Source: UPSTREAM 5.2: ticks are ordered by (event time, arrival), so at equal times the earlier batch opens and the
+            later one closes.
+    """
+    fresh = earlier.ticks == 0
+    opens = fresh | (later.first_ns < earlier.first_ns)
+    closes = fresh | (later.last_ns >= earlier.last_ns)
+    return Bars(
+        ts_ns=later.ts_ns,
+        open=np.where(opens, later.open, earlier.open),
+        high=np.where(fresh, later.high, np.maximum(earlier.high, later.high)),
+        low=np.where(fresh, later.low, np.minimum(earlier.low, later.low)),
+        close=np.where(closes, later.close, earlier.close),
+        ticks=earlier.ticks + later.ticks,
+        flags=earlier.flags | later.flags,
+        volume=_pair_sums(earlier.volume, later.volume),
+        notional=_pair_sums(earlier.notional, later.notional),
+        first_ns=np.where(opens, later.first_ns, earlier.first_ns),
+        last_ns=np.where(closes, later.last_ns, earlier.last_ns),
+    )
+
+
+def _pair_sums(a: Floats, b: Floats) -> Floats:
+    """a + b per row, exact in decimal."""
+    return exact_sums(np.stack((a, b), axis=1).ravel(), np.arange(0, 2 * len(a), 2)) if len(a) else a
 
 
 def _fold_basis(basis: str, ts_ns: Ints, columns: dict[str, Floats | None], flags: Flags, step_ns: int) -> Bars:

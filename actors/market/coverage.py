@@ -11,8 +11,12 @@ import pyarrow as pa
 
 from actors.market.schema import COVERAGE, names
 
-SLICE_STATUS = frozenset({"final", "empty"})
-"""Status of a record that says: this interval was fetched whole, its rows are the other frames of the group."""
+FINAL_STATUS = frozenset({"final", "empty"})
+"""Status of a slice whose hour was settled when it was fetched: nothing more is expected."""
+SLICE_STATUS = FINAL_STATUS | {"live"}
+"""Status that a slice may have: this interval was fetched whole, its rows are the other frames of the group."""
+UNCONFIRMED_FINAL = "unconfirmed-final"
+"""Reason of a live record when nothing will confirm it (`confirm = false`): contiguous live minutes are final."""
 
 
 @attrs.frozen(kw_only=True)
@@ -39,7 +43,22 @@ class Coverage:
     @property
     def is_slice(self) -> bool:
         """True: the group holds the whole content of the interval, and replaces what was known of it."""
-        return self.status in SLICE_STATUS
+        return self.session is None and self.status in SLICE_STATUS
+
+    @property
+    def is_final(self) -> bool:
+        """True: a slice that was fetched when its hour was settled. Any other slice is provisional (status `live`)."""
+        return self.is_slice and self.status in FINAL_STATUS
+
+    @property
+    def is_heartbeat(self) -> bool:
+        """True: a live session says that it is contiguous over the interval; its rows came in any groups before."""
+        return self.session is not None and self.status == "live"
+
+    @property
+    def is_final_live(self) -> bool:
+        """True: a heartbeat whose whole minutes are final, because nothing will confirm them."""
+        return self.is_heartbeat and self.reason == UNCONFIRMED_FINAL
 
 
 def coverage_batch(records: Sequence[Coverage]) -> pa.RecordBatch:

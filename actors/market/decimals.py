@@ -103,6 +103,24 @@ def exact_sums(values: Floats, starts: Ints) -> Floats:
     return np.concatenate([exact_sums(run, alone) for run in np.split(values, starts[1:])])
 
 
+def exact_products(a: Floats, b: Floats, starts: Ints) -> Floats:
+    """Sum of a times b over each run, as `exact_sums`: exact in decimal, then rounded once.
+
+    A run whose factors have no scales, or whose sum needs more than 62 bits, gets the rounded sum of rounded products.
+    """
+    plain = a * b
+    scale_a, scale_b = common_scale(a), common_scale(b)
+    scale = SCALE_MAX + 1 if scale_a is None or scale_b is None else scale_a + scale_b
+    if scale <= SCALE_MAX and float(np.abs(plain).sum()) * _POWERS[scale] < _SUM_MAX:
+        assert scale_a is not None
+        return unscaled(np.add.reduceat(scaled(a, scale_a) * scaled(b, scale - scale_a), starts), scale)
+    if len(starts) == 1:
+        return np.array([math.fsum(plain)])
+    alone = np.zeros(1, np.int64)
+    parts = zip(np.split(a, starts[1:]), np.split(b, starts[1:]), strict=True)
+    return np.concatenate([exact_products(x, y, alone) for x, y in parts])
+
+
 def midpoints(low: Floats, high: Floats) -> Floats:
     """(low + high) / 2 per row, exact in decimal (one digit more than the sides), correctly rounded to a double."""
     scale = common_scale(np.concatenate((low, high)))

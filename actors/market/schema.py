@@ -136,7 +136,8 @@ def encode(kind: str, batch: pa.RecordBatch) -> Iterator[EncodedBatch]:
         yield from encode(kind, batch.slice(half))
         return
     times = event_times(kind, batch)
-    low, high = (int(times.min()), int(times.max())) if rows else (0, 0)
+    ends = np.asarray(batch.column("to_ns").to_numpy()) if kind == "coverage" else times
+    low, high = (int(times.min()), int(ends.max())) if rows else (0, 0)
     yield EncodedBatch(kind=kind, body=body, rows=rows, event_time_ns_min=low, event_time_ns_max=high)
 
 

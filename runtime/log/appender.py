@@ -13,7 +13,7 @@ import attrs
 import outcome
 import trio
 
-from runtime.log.types import Appended, GroupDraft, ProducerState
+from runtime.log.types import Appended, GroupDraft, LiveDraft, ProducerState
 from runtime.mailbox import Mailbox
 
 
@@ -21,7 +21,7 @@ from runtime.mailbox import Mailbox
 class AppendRequest:
     """A draft on its way to the writer, with the place for its answer."""
 
-    draft: GroupDraft | None
+    draft: GroupDraft | LiveDraft | None
     """None: a barrier, answered when everything queued before it has been."""
     reserved: bool = False
     """May use the space kept back for the record of a loss."""
@@ -33,6 +33,11 @@ class AppendRequest:
         if self._result is None:
             self._result = result
             self._done.set()
+
+    @property
+    def answered(self) -> bool:
+        """True: `wait` returns, or raises, at once."""
+        return self._done.is_set()
 
     async def wait(self) -> Appended:
         """Block until durable; raises what the writer raised, NotConnected if the buffer went away."""
@@ -76,7 +81,7 @@ class Appender:
         await barrier.wait_barrier()
         return self.lookup(producer)
 
-    async def submit(self, draft: GroupDraft) -> AppendRequest:
+    async def submit(self, draft: GroupDraft | LiveDraft) -> AppendRequest:
         """Queue a draft (blocks while the mailbox is full); await `.wait()` for its durability.
 
         Drafts of one producer become durable in the order they were submitted, so several may be under way. An answer
@@ -86,7 +91,7 @@ class Appender:
         await self.inbox.send(request)
         return request
 
-    async def append(self, draft: GroupDraft) -> Appended:
+    async def append(self, draft: GroupDraft | LiveDraft) -> Appended:
         """Queue a draft and wait until it is durable."""
         return await (await self.submit(draft)).wait()
 

@@ -38,13 +38,18 @@ class Consumer(Protocol):
         """The position of the group that holds (partition, offset); the end of the log if it is not written yet."""
         ...
 
+    def log_end_offset(self, partition: int) -> int:
+        """The next offset of a partition: nobody can have been given a frame at or above it."""
+        ...
+
     def end(self) -> int:
         """durable_upto: no reader passes it."""
         ...
 
-    async def read(self, *, bytes_max: int = 4 << 20) -> list[Group]:
+    async def read(self, *, bytes_max: int = 4 << 20, wait: bool = True) -> list[Group]:
         """The next whole groups in physical order, at least one, about `bytes_max` of bodies; waits at the head.
 
+        `wait` False: one look, which may find nothing (at the head, or when all it met is of other partitions).
         Advances `position` behind the last group returned. Cancelled while waiting: nothing is consumed.
         """
         ...

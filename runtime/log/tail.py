@@ -28,6 +28,8 @@ class LogView(Protocol):
 
     def position_of(self, partition: int, offset: int) -> int: ...
 
+    def log_end_offset(self, partition: int) -> int: ...
+
 
 @attrs.define(eq=False)
 class LogConsumer:
@@ -72,6 +74,10 @@ class LogConsumer:
         """Position of the group that holds (partition, offset); the end of the log if it is not written yet."""
         return self._log.position_of(partition, offset)
 
+    def log_end_offset(self, partition: int) -> int:
+        """The next offset of a partition."""
+        return self._log.log_end_offset(partition)
+
     def end(self) -> int:
         """durable_upto: no reader passes it."""
         return self._log.end_position
@@ -80,9 +86,10 @@ class LogConsumer:
         """True when groups (perhaps of other partitions) are there to be looked at."""
         return self._position < self._log.end_position
 
-    async def read(self, *, bytes_max: int = 4 << 20) -> list[Group]:
+    async def read(self, *, bytes_max: int = 4 << 20, wait: bool = True) -> list[Group]:
         """The next whole groups in physical order, at least one, about `bytes_max` of bodies; waits at the head.
 
+        `wait` False: one look, which may find nothing. What was looked at is read, also when it was of no interest.
         Raises: LogCorrupt (the position is not kept any more), InvariantViolation (it is inside a group).
         """
         await trio.lowlevel.checkpoint()
@@ -90,7 +97,7 @@ class LogConsumer:
             groups = self._from_tail(bytes_max)
             if not groups and self._position < self._log.end_position:
                 groups = await self._from_files(bytes_max)
-            if groups:
+            if groups or not wait:
                 return groups
             if self._position >= self._log.end_position:
                 await self._news.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,15 +94,23 @@ class LogFiles:
         spans = [(int(low), int(high)) for low, high in ranges]
         return {h.position for h, _, _ in self.frames() if any(low <= h.group_position < high for low, high in spans)}
 
-    def row_counts(self, upto: Mapping[int, int] | None = None) -> dict[tuple[int, str], int]:
-        """(partition, kind) -> rows of the frames below `upto[partition]` (no entry: none; upto None: all)."""
+    def row_counts(
+        self,
+        upto: Mapping[int, int] | None = None,
+        *,
+        named: Callable[[str, FrameHeader], str] = lambda kind, header: kind,
+    ) -> dict[tuple[int, str], int]:
+        """(partition, kind) -> rows of the frames below `upto[partition]` (no entry: none; upto None: all).
+
+        `named` may count some frames of a kind under another name.
+        """
         counts: dict[tuple[int, str], int] = {}
         gone = self._quarantined()
         for header, kind, _ in self.frames():
             if header.position in gone:
                 continue
             if upto is None or header.offset < upto.get(header.partition, 0):
-                key = (header.partition, kind)
+                key = (header.partition, named(kind, header))
                 counts[key] = counts.get(key, 0) + header.rows
         return counts
 

@@ -17,6 +17,7 @@ import trio
 
 from actors.downloader.jobs import HistoryJob
 from actors.health.listen import url_of
+from actors.market.symbols import parse_symbol
 from runtime.actor import Seams, offload_to_thread
 from runtime.board import Board
 from runtime.clock import SystemClock
@@ -130,17 +131,27 @@ def wanted_history(settings: Settings, now_ns: int, *, until_idle: bool) -> tupl
     wanted = settings.downloader
     from_ns, to_ns = resolve_interval(wanted.history_from, wanted.history_to, now_ns)
     follows = not wanted.history_to and not until_idle
+    relative = wanted.history_from.startswith("-")
     return tuple(
-        HistoryJob(symbol=symbol, kind=kind, from_ns=from_ns, to_ns=None if follows else to_ns)
+        HistoryJob(symbol=symbol, kind=kind, from_ns=from_ns, to_ns=None if follows else to_ns, relative=relative)
         for symbol in settings.pipeline.symbols
-        for kind in wanted.kinds
+        for kind in _kinds_of(symbol)
+        if kind in wanted.kinds
     )
+
+
+def _kinds_of(symbol: str) -> tuple[str, ...]:
+    try:
+        return parse_symbol(symbol).kinds
+    except ValueError as exc:
+        raise ConfigError(f"pipeline.symbols: {exc}") from exc
 
 
 async def _main(settings: Settings, mode: RunMode, reread: Callable[[], Settings] | None) -> int:
     seams = Seams(clock=SystemClock(), entropy=SystemEntropy(), offload=offload_to_thread, board=Board())
     history = () if mode.only_jobs else wanted_history(settings, seams.clock.wall_ns(), until_idle=mode.until_idle)
-    plan = Plan(history=history, test_mode=mode.test_mode, adopt=mode.adopt)
+    live = settings.streams and not mode.until_idle
+    plan = Plan(history=history, live=live, test_mode=mode.test_mode, adopt=mode.adopt)
     check_runnable(settings, seams.clock.wall_ns())
     notifier = Notifier.from_environment(os.environ)
     parts = await trio.to_thread.run_sync(partial(open_parts, settings, plan, seams))

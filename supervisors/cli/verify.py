@@ -129,6 +129,7 @@ async def _verify(settings: Settings, span_ns: tuple[int, int] | None) -> Verifi
     import trio
 
     from actors.bridge.conservation import ALL_FROM_NS, ALL_TO_NS, verify_sink
+    from actors.bridge.rows import counted_as
     from actors.embedded.spec import EmbeddedHome
     from runtime.disk import RealDisk
     from runtime.log.tools import open_files
@@ -141,7 +142,7 @@ async def _verify(settings: Settings, span_ns: tuple[int, int] | None) -> Verifi
 
     def row_counts(upto: Mapping[int, int] | None) -> dict[tuple[int, str], int]:
         # Opened anew: a running pipeline appends, and what is looked at must not be older than the sink's marks.
-        return open_files(RealDisk(), folder).row_counts(upto)
+        return open_files(RealDisk(), folder).row_counts(upto, named=counted_as)
 
     async with servers_for(settings, list(settings.sinks), seams):
         reports = []

@@ -324,3 +324,29 @@ async def test_a_sink_that_is_down_says_so_and_is_of_no_more_use(store: MemorySt
         store.db.faults.down = False
         with pytest.raises(SinkError):
             await sink.write(batch_of(log))
+
+
+@every(WITH_MARKS + KEYED)
+async def test_a_sink_tells_how_far_it_was_written_so_that_a_log_set_back_is_noticed(store: Store) -> None:
+    log = LogBuilder()
+    bars(log, 5, revision=1)
+    bars(log, 5, revision=2)
+    async with store.factory()(seams()) as sink:
+        await sink.open(LOG_ID)
+        assert await sink.reached() == {}
+        await sink.write(batch_of(log))
+        assert await sink.reached() == {2: 4}
+
+
+@every(WITH_MARKS + KEYED)
+async def test_of_a_minutes_heartbeats_only_the_one_that_ends_it_is_kept(store: Store) -> None:
+    log = LogBuilder()
+    for second in (1, 2, 59, 60, 61):
+        start = T0 + (second - 1) // 60 * MINUTE
+        log.live([], beat=(start, T0 + second * 10**9))
+    async with store.factory()(seams()) as sink:
+        await sink.open(LOG_ID)
+        result = await sink.write(batch_of(log))
+        assert (await sink.verify(tuple(log.groups))).mismatches == ()
+    assert result.rows_stored == 1
+    assert await store.coverage() == [(EUR, "quotes", T0, T0 + MINUTE, "live")]

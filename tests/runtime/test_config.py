@@ -85,13 +85,13 @@ def test_lists_by_environment_and_set(configure):
 def test_a_further_sink_gets_what_its_kind_stores(configure):
     sinks = configure(None, "sinks.backup.kind=timescale", "sinks.backup.dsn=postgresql://u@h/db").settings.sinks
     assert list(sinks) == ["timescale", "clickhouse", "backup"]
-    assert sinks["backup"].stores == ("quotes", "coverage")
+    assert sinks["backup"].stores == ("quotes", "trades", "coverage")
 
 
 def test_a_table_sets_only_what_it_names(configure):
     sinks = configure("[sinks.timescale]\ndsn = 'postgresql://u@h:1/db'\n").settings.sinks
     assert sinks["timescale"].kind == "timescale"
-    assert sinks["timescale"].stores == ("quotes", "coverage")
+    assert sinks["timescale"].stores == ("quotes", "trades", "coverage")
     assert sinks["clickhouse"] == Settings().sinks["clickhouse"]
 
 
@@ -189,13 +189,14 @@ def test_every_mistake_is_told_at_once(complaint):
         ("pipeline.symbols=[C:EURUSD]", "in a shell write --set 'pipeline.symbols=[\"…\"]'"),
         ("nope.x=1", "--set: nope.x: unknown table"),
         ("log.prtitions=1", "did you mean partitions?"),
-        ("downloader.live=true", "the live stream is not available in this version; leave it at false"),
-        ('downloader.kinds=["quotes","trades"]', '"trades" is not available in this version; choose from "quotes"'),
+        ("vendors.polygon.stream_url=http://h/", 'expected a URL like "wss://socket.polygon.io"'),
+        ("embedded.replay_speed=500", "there is no embedded.recording to be played"),
+        ('downloader.kinds=["quotes","candles"]', '"candles" is not available in this version; choose from "quotes"'),
         ('downloader.vendors=["polygon","dukascopy"]', '"dukascopy" is not available in this version'),
         ('bridge.routes=["nats"]', '"nats" is not available in this version'),
         ("embedded.nats=true", "NATS is not available in this version"),
         ("sinks.cache.kind=recent", 'sinks.cache.kind = "recent": expected one of "timescale", "clickhouse"'),
-        ('aggregator.bases=["last"]', '"last" is not available in this version'),
+        ('aggregator.bases=["open"]', 'expected a list of "bid", "ask", "mid", "last", none twice'),
     ],
 )
 def test_a_wrong_override_says_so(complaint, override, words):

@@ -70,14 +70,14 @@ def test_actors_feed_what_only_they_know():
     metrics.dead_lettered(sink="timescale", reason="refused", rows=1)
     metrics.duplicates_dropped(stage="bridge", rows=2)
     metrics.log_synced(0.004)
-    metrics.delivered(sink="timescale", seconds=0.2)
+    metrics.delivered(sink="timescale", lane="live", seconds=0.2)
     seen = scrape(metrics, Board())
     assert seen["holdfast_records_accepted_total", ("kind", "quotes"), ("source", "polygon")] == 11
     assert seen["holdfast_records_stored_total", ("kind", "quotes"), ("sink", "timescale")] == 11
     assert seen["holdfast_records_dead_lettered_total", ("reason", "refused"), ("sink", "timescale")] == 1
     assert seen["holdfast_duplicates_dropped_total", ("stage", "bridge")] == 2
     assert seen["holdfast_log_sync_seconds_bucket", ("le", "0.005")] == 1
-    assert seen["holdfast_delivery_latency_seconds_count", ("sink", "timescale")] == 1
+    assert seen["holdfast_delivery_latency_seconds_count", ("lane", "live"), ("sink", "timescale")] == 1
 
 
 def test_two_processes_in_one_test_do_not_share_counters():

@@ -11,7 +11,7 @@ import pytest
 
 from runtime import settings as module
 from runtime.errors import ConfigError
-from runtime.settings import Settings, redact_dsn, resolve_instant, resolve_interval
+from runtime.settings import PolygonSettings, Settings, redact_dsn, resolve_instant, resolve_interval
 from runtime.settings_rules import split_host_port
 
 NOW_NS = 1_700_000_123_456_789_000
@@ -49,10 +49,10 @@ def test_every_default_passes_its_own_rule(table):
 def test_the_default_names_only_what_exists():
     settings = Settings()
     assert settings.pipeline.symbols == ("C:EURUSD",)
-    assert settings.downloader.kinds == ("quotes",)
-    assert not settings.downloader.live
+    assert settings.downloader.kinds == ("quotes", "trades")
+    assert not settings.streams
     assert {name: sink.stores for name, sink in settings.sinks.items()} == {
-        "timescale": ("quotes", "coverage"),
+        "timescale": ("quotes", "trades", "coverage"),
         "clickhouse": ("candles", "coverage"),
     }
 
@@ -127,3 +127,28 @@ def test_addresses_to_listen_on():
     for wrong in ("", ":", ":1", "h", "h:", "h:-1", "h:65536", "h:1x", "h:²"):
         with pytest.raises(ValueError, match="not host:port"):
             split_host_port(wrong)
+
+
+def _with(**tables: dict[str, object]) -> Settings:
+    settings = Settings()
+    for name, keys in tables.items():
+        settings = attrs.evolve(settings, **{name: attrs.evolve(getattr(settings, name), **keys)})
+    return settings
+
+
+def test_a_recording_streams_only_when_it_is_played():
+    live = {"live": True}
+    assert _with(downloader=live).streams
+    assert not _with(downloader=live, embedded={"recording": "r"}).streams
+    assert _with(downloader=live, embedded={"recording": "r", "replay_speed": 500}).streams
+    assert not _with(embedded={"recording": "r", "replay_speed": 500}).streams
+
+
+def test_the_stream_of_a_simulator_of_ones_own_is_where_its_rest_is():
+    def stream_url(**polygon: object) -> str:
+        return _with(vendors={"polygon": PolygonSettings(**polygon)}).stream_url
+
+    assert stream_url() == ""
+    assert stream_url(rest_url="http://127.0.0.1:9000") == "ws://127.0.0.1:9000"
+    assert stream_url(rest_url="https://api.massive.com") == "wss://socket.polygon.io"
+    assert stream_url(rest_url="http://h", stream_url="wss://delayed.polygon.io") == "wss://delayed.polygon.io"

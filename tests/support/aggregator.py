@@ -13,9 +13,11 @@ import structlog
 import trio
 
 from actors.aggregator.aggregator import Aggregator, AggregatorSpec
+from actors.aggregator.core import CODE_VERSION, Core
+from actors.aggregator.store import DayStore
 from actors.market import schema
 from actors.market.candles import NS_PER_MINUTE, TIMEFRAMES
-from actors.market.coverage import Coverage, coverage_batch
+from actors.market.coverage import UNCONFIRMED_FINAL, Coverage, coverage_batch
 from actors.market.flags import Flag
 from actors.market.rules import validate_quotes, validate_trades
 from runtime.actor import ActorContext, Seams, offload_to_thread
@@ -35,6 +37,9 @@ T0 = 1_398_902_400 * 10**9
 """2014-05-01T00:00:00Z."""
 EUR = "C:EURUSD"
 HISTORY = 3
+LIVE = 1
+LATENESS_S = 2
+LATENESS_NS = LATENESS_S * 10**9
 STATE = Path("/state")
 QUIET = structlog.wrap_logger(structlog.ReturnLogger(), processors=[])
 BASES = ("bid", "ask", "mid")
@@ -63,16 +68,57 @@ def trades(rows: Iterable[tuple[int, float, float]], *, symbol: str = "X:BTCUSD"
     return validate_trades(symbol, source, ts, price, size, now_ns=T0 + 10**18, raw=lambda r: [""] * len(r)).rows
 
 
-def slice_frames(from_ns: int, to_ns: int, batch, *, kind: str = "quotes", symbol: str = EUR, source: str = "polygon"):
+def slice_frames(
+    from_ns: int,
+    to_ns: int,
+    batch,
+    *,
+    kind: str = "quotes",
+    symbol: str = EUR,
+    source: str = "polygon",
+    final: bool = True,
+):
     """The frames of a slice, as the downloader makes them."""
-    status = "final" if batch.num_rows else "empty"
+    status = ("final" if batch.num_rows else "empty") if final else "live"
     cover = Coverage(
         symbol=symbol, kind=kind, source=source, from_ns=from_ns, to_ns=to_ns, status=status, rows=batch.num_rows
     )
-    parts = [*schema.encode(kind, batch), *schema.encode("coverage", coverage_batch([cover]))]
+    return _drafts([*schema.encode(kind, batch), *schema.encode("coverage", coverage_batch([cover]))], HISTORY)
+
+
+def live_frames(
+    batch=None,
+    beat: tuple[int, int] | None = None,
+    *,
+    kind: str = "quotes",
+    symbol: str = EUR,
+    source: str = "polygon",
+    reason: str = "",
+):
+    """The frames of a live group: rows, a heartbeat [from, to), or both."""
+    parts = []
+    if batch is not None:
+        parts += schema.encode(kind, batch)
+    if beat is not None:
+        cover = Coverage(
+            symbol=symbol,
+            kind=kind,
+            source=source,
+            from_ns=beat[0],
+            to_ns=beat[1],
+            status="live",
+            session="s1",
+            market_clock_ns=beat[1] + 10**9,
+            reason=reason,
+        )
+        parts += schema.encode("coverage", coverage_batch([cover]))
+    return _drafts(parts, LIVE)
+
+
+def _drafts(parts, partition: int) -> tuple[FrameDraft, ...]:
     return tuple(
         FrameDraft(
-            partition=HISTORY,
+            partition=partition,
             kind=part.kind,
             body=part.body,
             rows=part.rows,
@@ -316,33 +362,75 @@ def _content(row: dict) -> tuple:
 
 
 @attrs.define
+class Minute:
+    """All that is known of one minute, tick by tick."""
+
+    ticks: list[tuple[int, float, float]] = attrs.field(factory=list)
+    """In order of (time, arrival)."""
+    sources: set[str] = attrs.field(factory=set)
+    sliced: bool = False
+    live: bool = False
+    final: bool = False
+    final_live: bool = False
+
+
+_NOTHING = Minute()
+
+
+@attrs.define
 class Truth:
     """What the last word on every minute is: the oracle, one tick at a time."""
 
-    minutes: dict[int, tuple[str, list[tuple[int, float, float]]]] = attrs.field(factory=dict)
-    """Covered minute -> (source, its ticks in order)."""
+    minutes: dict[int, Minute] = attrs.field(factory=dict)
+    watermark_ns: int = 0
 
-    def replace(self, from_ns: int, to_ns: int, source: str, rows: list[tuple[int, float, float]]) -> None:
-        for minute in range(from_ns, to_ns, MINUTE):
-            inside = [row for row in rows if minute <= row[0] < minute + MINUTE]
-            self.minutes[minute] = (source, sorted(inside, key=lambda row: row[0]))
+    def replace(
+        self, from_ns: int, to_ns: int, source: str, rows: list[tuple[int, float, float]], *, final: bool = True
+    ) -> None:
+        """A slice."""
+        for start in range(from_ns, to_ns, MINUTE):
+            minute = self._minute(start)
+            inside = [row for row in rows if start <= row[0] < start + MINUTE]
+            minute.ticks = sorted(inside, key=lambda row: row[0])
+            minute.sources, minute.sliced, minute.final, minute.final_live = {source}, True, final, False
+
+    def add(self, source: str, rows: list[tuple[int, float, float]]) -> None:
+        """Live rows."""
+        for row in rows:
+            minute = self._minute(row[0] // MINUTE * MINUTE)
+            if not minute.ticks:
+                minute.sources = set()
+            minute.ticks = sorted([*minute.ticks, row], key=lambda tick: tick[0])
+            minute.sources.add(source)
+            minute.live, minute.final = True, False
+
+    def beat(self, from_ns: int, to_ns: int, *, lateness_s: int = LATENESS_S, final: bool = False) -> None:
+        """A heartbeat."""
+        for start in range(from_ns // MINUTE * MINUTE, to_ns, MINUTE):
+            self._minute(start).live = True
+            if final and from_ns <= start and start + MINUTE <= to_ns:
+                self._minute(start).final_live = True
+        self.watermark_ns = max(self.watermark_ns, to_ns - lateness_s * 10**9)
 
     def candles(self) -> dict[tuple[str, str, int], tuple]:
+        """What must be out."""
         found = {}
         for name, length in TIMEFRAMES.items():
             step = length * MINUTE
-            whole: dict[int, list[int]] = {}
-            for minute in sorted(self.minutes):
-                whole.setdefault(minute - minute % step, []).append(minute)
-            for start, inside in whole.items():
-                held = [self.minutes[minute] for minute in inside if self.minutes[minute][1]]
-                ticks = [tick for _, rows in held for tick in rows]
-                if ticks and inside[-1] == start + step - MINUTE:
-                    sources = {source for source, _ in held}
+            for start in sorted({minute - minute % step for minute in self.minutes}):
+                inside = [self.minutes.get(start + i * MINUTE, _NOTHING) for i in range(length)]
+                ticks = [tick for minute in inside for tick in minute.ticks]
+                passed = start + step <= self.watermark_ns and any(minute.live for minute in inside)
+                if ticks and (inside[-1].sliced or passed):
+                    sources = {source for minute in inside if minute.ticks for source in minute.sources}
                     source = sources.pop() if len(sources) == 1 else "mixed"
+                    final = all(minute.final or minute.final_live for minute in inside)
                     for basis in BASES:
-                        found[name, basis, start] = (*_bar(ticks, basis), source, len(inside) == length)
+                        found[name, basis, start] = (*_bar(ticks, basis), source, final)
         return found
+
+    def _minute(self, start: int) -> Minute:
+        return self.minutes.setdefault(start, Minute())
 
 
 def _bar(ticks: list[tuple[int, float, float]], basis: str) -> tuple:
@@ -352,3 +440,52 @@ def _bar(ticks: list[tuple[int, float, float]], basis: str) -> tuple:
         prices.append({"bid": low, "ask": high, "mid": (low + high) / 2}[basis])
         flags |= Flag.CROSSED if low > high else 0
     return prices[0], max(prices), min(prices), prices[-1], len(prices), flags
+
+
+# A core alone ------------------------------------------------------------------------------------------------------
+
+
+class Bench:
+    """A core over a log that takes one group after the other."""
+
+    def __init__(self, **core):
+        self.log, self.truth, self.rows = MemoryLog(), Truth(), []
+        store = DayStore(disk=MemoryDisk(), directory=STATE, log_id="log-1", code=CODE_VERSION, days_max=100)
+        store.open(0)
+        self.core = Core(
+            **{"store": store, "timeframes": tuple(TIMEFRAMES), "bases": BASES, "lateness_ns": LATENESS_NS} | core
+        )
+
+    def take(self, frames):
+        """Rows that this slice caused."""
+        self.log.append(frames)
+        applied = self.core.apply(self.log.groups[-1:], suppressed_to=0)
+        assert applied.consumed == 1
+        found = [row for output in applied.outputs for row in group_rows(output)]
+        assert {row["revision"] for row in found} <= {self.log.groups[-1].stamp_ns}
+        self.rows += found
+        return found
+
+    def slice(self, from_ns, to_ns, ticks, source="polygon", *, final=True):
+        self.truth.replace(from_ns, to_ns, source, ticks, final=final)
+        return self.take(slice_frames(from_ns, to_ns, quotes(ticks, source=source), source=source, final=final))
+
+    def live(self, ticks=(), *, beat=None, source="polygon", reason=""):
+        """A live group: rows in order of arrival, a heartbeat [from, to), or both."""
+        self.truth.add(source, ticks)
+        if beat:
+            self.truth.beat(*beat, final=reason == UNCONFIRMED_FINAL)
+        batch = quotes(ticks, source=source) if ticks else None
+        return self.take(live_frames(batch, beat, source=source, reason=reason))
+
+    def check(self):
+        assert latest(self.rows) == self.truth.candles()
+
+
+def every(step_ns, from_ns, to_ns, price=1.3):
+    price = round(price, 2)
+    return [(t, price, round(price + 0.01, 2)) for t in range(from_ns, to_ns, step_ns)]
+
+
+def names(rows):
+    return sorted((row["timeframe"], row["basis"], (row["ts_ns"] - T0) // MINUTE) for row in rows)

@@ -10,7 +10,9 @@ import trio
 
 from actors.market import schema
 from actors.market.coverage import Coverage, coverage_batch
+from actors.market.symbols import partition_of
 from runtime.log.cursor import Cursor
+from runtime.log.reader import cut_group
 from runtime.log.types import Frame, Group
 
 MINUTE = 60 * 10**9
@@ -82,15 +84,15 @@ class LogBuilder:
         self.groups: list[Group] = []
         self.end = 0
         self._stamp_ns = stamp_ns
-        self._offsets: dict[int, int] = {}
+        self.offsets: dict[int, int] = {}
 
     def append(self, frames: list[tuple[int, str, pa.RecordBatch]], producer: str = "test") -> Group:
         """One group of (partition, kind, batch)."""
         built = []
         for partition, kind, batch in frames:
             for encoded in schema.encode(kind, batch):
-                offset = self._offsets.get(partition, 0)
-                self._offsets[partition] = offset + 1
+                offset = self.offsets.get(partition, 0)
+                self.offsets[partition] = offset + 1
                 built.append(
                     Frame(
                         partition=partition,
@@ -126,23 +128,55 @@ class LogBuilder:
         partition: int = 2,
         after_offset: int | None = None,
         sizes: bool = False,
+        status: str = "",
     ) -> Group:
         """A whole fetched interval of quotes: `rows` evenly spaced, or at these times."""
         times = [from_ns + (to_ns - from_ns) * i // rows for i in range(rows)] if isinstance(rows, int) else rows
         batch = quotes(symbol, times, price=price, sizes=sizes)
         record = Coverage(
             symbol=symbol, kind="quotes", source="polygon", from_ns=from_ns, to_ns=to_ns,
-            status="final" if batch.num_rows else "empty", rows=batch.num_rows,
+            status=status or ("final" if batch.num_rows else "empty"), rows=batch.num_rows,
             checksum=schema.content_checksum("quotes", batch), after_offset=after_offset, request_id="r1",
         )  # fmt: skip
         return self.append([(partition, "quotes", batch), (partition, "coverage", coverage_batch([record]))])
+
+    def live(
+        self,
+        times: Iterable[int],
+        *,
+        symbol: str = EUR,
+        beat: tuple[int, int] | None = None,
+        price: float = 1.25,
+        kind: str = "quotes",
+    ) -> Group:
+        """Live rows at these times in the symbol's live partition, and a heartbeat [from, to)."""
+        partition = partition_of(symbol, self.partitions_live, history=False)
+        times = list(times)
+        frames: list[tuple[int, str, pa.RecordBatch]] = []
+        if times and kind == "quotes":
+            frames.append((partition, kind, quotes(symbol, times, price=price)))
+        elif times:
+            frames.append((partition, kind, trades(symbol, [(ts, price, 0.5, str(ts), None) for ts in times])))
+        if beat is not None:
+            record = Coverage(
+                symbol=symbol, kind=kind, source="polygon", from_ns=beat[0], to_ns=beat[1], status="live",
+                session="s1", market_clock_ns=beat[1] + 10**9,
+            )  # fmt: skip
+            frames.append((partition, "coverage", coverage_batch([record])))
+        return self.append(frames, producer=f"live/{symbol}/{kind}")
+
+    def live_offset(self, symbol: str = EUR) -> int | None:
+        """What a slice over live rows comes after: the last live offset of the symbol's partition."""
+        end = self.offsets.get(partition_of(symbol, self.partitions_live, history=False), 0)
+        return end - 1 if end else None
 
 
 class FakeConsumer:
     """The Consumer protocol over a LogBuilder; new groups appear when the builder grows and `wake` is called."""
 
-    def __init__(self, log: LogBuilder, name: str = "bridge.test") -> None:
+    def __init__(self, log: LogBuilder, name: str = "bridge.test", partitions: frozenset[int] | None = None) -> None:
         self.name = name
+        self.partitions = partitions
         self.log = log
         self.log_id = log.log_id
         self.partitions_live = log.partitions_live
@@ -174,21 +208,48 @@ class FakeConsumer:
     def read_nowait_available(self) -> bool:
         return self._position < self.log.end
 
-    async def read(self, *, bytes_max: int = 4 << 20) -> list[Group]:
+    def log_end_offset(self, partition: int) -> int:
+        return self.log.offsets.get(partition, 0)
+
+    async def read(self, *, bytes_max: int = 4 << 20, wait: bool = True) -> list[Group]:
         await trio.lowlevel.checkpoint()
-        while self._position >= self.log.end:
-            await self._grown.wait()
-        self.reads += 1
+        while True:
+            self.reads += 1
+            found = self._look(bytes_max)
+            if found or not wait:
+                return found
+            if self._position >= self.log.end:
+                await self._grown.wait()
+
+    def _look(self, bytes_max: int) -> list[Group]:
         found: list[Group] = []
         size = 0
         for group in self.log.groups:
-            if group.position >= self._position:
-                if found and size >= bytes_max:
-                    break
-                found.append(group)
+            if group.position >= self._position and size < bytes_max:
                 size += group.end_position - group.position
-        self._position = found[-1].end_position
+                self._position = group.end_position
+                cut = cut_group(group, self.partitions)
+                if cut is not None:
+                    found.append(cut)
         return found
+
+
+class Consumers:
+    """The two consumers of a delivery."""
+
+    def __init__(self, log: LogBuilder) -> None:
+        n = log.partitions_live
+        self.live = FakeConsumer(log, "live", frozenset(range(n)))
+        self.history = FakeConsumer(log, "history", frozenset(range(n, 2 * n)))
+
+    @property
+    def both(self) -> tuple[FakeConsumer, FakeConsumer]:
+        return self.live, self.history
+
+    def wake(self) -> None:
+        """Groups were added."""
+        self.live.wake()
+        self.history.wake()
 
 
 class MemoryCursor:

@@ -34,6 +34,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="synthetic market: trade at weekends too, so that there is always something to see (default); "
         "--no-always-open keeps to Sunday 17:00 - Friday 17:00 New York",
     )
+    _add_market_options(parser)
+    _add_stream_options(parser)
+
+
+def _add_market_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--rate", type=int, default=0, metavar="N", help="synthetic market: N ticks/s for each symbol, evenly")
+    add("--market-from", default="", metavar="T", help="with --rate: begin of the market (default: when first started)")
+    add("--replay-speed", type=float, default=0.0, metavar="X", help="play the recording X times as fast as real time")
+    add("--replay-from", default="", metavar="T", help="start playing there (default: the recording's first minute)")
+    add("--market-clock", type=Path, metavar="F", help="file by which a restarted process knows the market's time")
+
+
+def _add_stream_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--faults", type=Path, metavar="F", help="script of faults of the stream, JSON lines (docs/live.md)")
+    add("--fault-seed", type=int, default=0, metavar="S", help="of what faults leave open, and of --fault-every")
+    add("--fault-every", type=float, default=0.0, metavar="S", help="a fault by seed about every S seconds")
+    add("--fault-kinds", default="", metavar="A,B", help="of the faults by seed (default: all)")
+    add("--auth-timeout", type=float, default=10.0, metavar="S", help="for the key of a stream (default: %(default)s)")
+    add("--stream-buffer-bytes", type=int, default=16 * 2**20, metavar="N", help="per client; a slower one is killed")
+    add("--refuse-second-connection", action="store_true", help="max_connections for the newer one, not the older")
+    add("--quirks", action=argparse.BooleanOptionalAction, default=True, help="an unknown event now and then")
 
 
 def options_from(args: argparse.Namespace) -> Options:
@@ -50,6 +73,19 @@ def options_from(args: argparse.Namespace) -> Options:
         refused_keys=args.refuse_key or ("wrong",),
         symbols=[symbol for symbol in args.symbols.split(",") if symbol],
         always_open=args.always_open,
+        rate=args.rate,
+        market_from=args.market_from,
+        replay_speed=args.replay_speed,
+        replay_from=args.replay_from,
+        market_clock=args.market_clock,
+        faults=args.faults,
+        fault_seed=args.fault_seed,
+        fault_every_s=args.fault_every,
+        fault_kinds=[kind for kind in args.fault_kinds.split(",") if kind],
+        auth_timeout_s=args.auth_timeout,
+        stream_buffer_bytes=args.stream_buffer_bytes,
+        refuse_second_connection=args.refuse_second_connection,
+        quirks=args.quirks,
     )
 
 

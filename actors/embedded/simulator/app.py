@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from actors.embedded.simulator import oracle_api, replies, vendor_api
+from actors.embedded.simulator import oracle_api, oracle_stream_api, replies, stream_api, vendor_api
 from actors.embedded.simulator.world import World
 
 
@@ -21,6 +21,11 @@ def make_app(world: World) -> Starlette:
         return replies.error(error.status_code, status, text, world.entropy.new_id(), field="message")
 
     return Starlette(
-        routes=[*oracle_api.routes(world), *vendor_api.routes(world)],
+        routes=[
+            *oracle_api.routes(world),
+            *oracle_stream_api.routes(world),
+            *stream_api.routes(world),
+            *vendor_api.routes(world),
+        ],
         exception_handlers={HTTPException: refuse},
     )

@@ -7,7 +7,9 @@ cached part is one copy of about 6 MB. Nothing here holds a Python object per ro
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
+from typing import Protocol, cast
 
 import attrs
 import numpy as np
@@ -15,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import trio
 
-from actors.embedded.simulator.feed import Feed, Instants, Part, Quotes
+from actors.embedded.simulator.feed import Feed, InParts, Instants, Part, Quotes, Trades
 from actors.embedded.simulator.query import Query
 from runtime.actor import Offload
 
@@ -23,12 +25,36 @@ CACHE_BYTES_MAX = 32 * 2**20
 EXCHANGE = 48
 """The vendor's samples know one venue for foreign exchange."""
 
+CRYPTO_EXCHANGE = 1
+
 _SKELETON = (
     f'{{"ask_exchange":{EXCHANGE},"ask_price":',
     f',"bid_exchange":{EXCHANGE},"bid_price":',
     ',"participant_timestamp":',
     "},",
 )
+
+
+class Rows(Protocol):
+    """The rows of a part as JSON text, in time order; each row ends with a comma."""
+
+    @property
+    def ts_ns(self) -> Instants:
+        """When each happened."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that keeping it costs."""
+        ...
+
+    def text(self, start: int, stop: int, *, descending: bool) -> memoryview:
+        """Rows start … stop - 1 joined by commas, without the last comma; at least one row."""
+        ...
+
+
+Load = Callable[[str, Part], Rows]
+"""(symbol, part) to its rows. Blocking, pure."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -64,17 +90,37 @@ def render(quotes: Quotes) -> RenderedPart:
     return RenderedPart(ts_ns=quotes.ts_ns, rows=rows)
 
 
+def render_trades(trades: Trades) -> RenderedPart:
+    """Each trade as one JSON object in the vendor's field names (notes UPSTREAM 1.5)."""
+    if len(trades.ts_ns) == 0:
+        return RenderedPart(ts_ns=trades.ts_ns, rows=pa.array([], pa.string()))
+    ts, number, condition = (
+        pc.cast(pa.array(column), pa.string()) for column in (trades.ts_ns, trades.trade_id, trades.condition)
+    )
+    pieces = (
+        *('{"conditions":[', condition, f'],"exchange":{CRYPTO_EXCHANGE},"id":"', number),
+        *('","participant_timestamp":', ts, ',"price":', trades.price, ',"size":', trades.size, "},"),
+    )
+    return RenderedPart(ts_ns=trades.ts_ns, rows=pc.binary_join_element_wise(*pieces, ""))
+
+
 @attrs.define(eq=False)
 class PartCache:
     """Rendered parts by (symbol, start), the least recently used given up first beyond `bytes_max`."""
 
-    feed: Feed
+    feed: InParts
     offload: Offload
     bytes_max: int = CACHE_BYTES_MAX
-    _parts: OrderedDict[tuple[str, int], RenderedPart] = attrs.field(factory=OrderedDict, init=False)
+    load: Load | None = None
+    """What to keep; None: the pages of a feed of quotes."""
+    _parts: OrderedDict[tuple[str, int], Rows] = attrs.field(factory=OrderedDict, init=False)
     _loading: trio.Lock = attrs.field(factory=trio.Lock, init=False)
 
-    async def get(self, symbol: str, part: Part) -> RenderedPart:
+    def has(self, symbol: str, part: Part) -> bool:
+        """Whether `get` would return at once."""
+        return (symbol, part.from_ns) in self._parts
+
+    async def get(self, symbol: str, part: Part) -> Rows:
         """The part, loaded in a worker thread if it is not here; one load at a time, so none is done twice."""
         key = (symbol, part.from_ns)
         if key not in self._parts:
@@ -85,8 +131,10 @@ class PartCache:
         self._parts.move_to_end(key)
         return self._parts[key]
 
-    def _load(self, symbol: str, part: Part) -> RenderedPart:
-        return render(self.feed.quotes(symbol, part))
+    def _load(self, symbol: str, part: Part) -> Rows:
+        if self.load is not None:
+            return self.load(symbol, part)
+        return render(cast("Feed", self.feed).quotes(symbol, part))
 
     def _shrink(self) -> None:
         held = sum(part.size_bytes for part in self._parts.values())

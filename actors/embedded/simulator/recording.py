@@ -72,6 +72,11 @@ class LeanRecording:
         """Every pair that has ticks."""
         return tuple(self.files)
 
+    @property
+    def first_ns(self) -> int:
+        """The start of the first file's day."""
+        return min(next(iter(days)) for days in self.files.values())
+
     def restricted(self, symbols: frozenset[str]) -> LeanRecording:
         """The same with only these symbols."""
         return attrs.evolve(self, files={symbol: days for symbol, days in self.files.items() if symbol in symbols})

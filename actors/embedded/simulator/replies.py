@@ -54,6 +54,11 @@ def too_many(request_id: str, wait_s: float, seed: int) -> Response:
     return answer
 
 
+def bad_gateway() -> Response:
+    """What the edge says while the vendor is down: HTML, as notes UPSTREAM 1.7 has it."""
+    return Response("<html><body><h1>503 Service Unavailable</h1></body></html>", 503, media_type="text/html")
+
+
 def json_response(body: object, http_status: int = 200) -> Response:
     """Small bodies."""
     return Response(json.dumps(body, separators=(",", ":")), http_status, media_type="application/json")

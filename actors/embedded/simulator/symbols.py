@@ -68,7 +68,22 @@ def canonical(ticker: str) -> str:
     return f"{market}{colon}{base}{quote}" if dash and base and quote else ticker
 
 
+_LONG_QUOTES = ("FDUSD", "USDT", "USDC", "BUSD", "TUSD")
+
+
+def base_and_quote(symbol: str) -> tuple[str, str]:
+    """`C:EURUSD` as (`EUR`, `USD`), `X:BTCUSDT` as (`BTC`, `USDT`): three letters, or a known longer quote."""
+    pair = symbol.partition(":")[2]
+    length = next((len(quote) for quote in _LONG_QUOTES if pair.endswith(quote) and len(pair) > len(quote)), 3)
+    return pair[:-length], pair[-length:]
+
+
 def rest_spelling(symbol: str) -> str:
     """`C:EURUSD` as `C:EUR-USD`, the way tick endpoints spell it."""
-    market, _, pair = symbol.partition(":")
-    return f"{market}:{pair[:-3]}-{pair[-3:]}"
+    base, quote = base_and_quote(symbol)
+    return f"{symbol.partition(':')[0]}:{base}-{quote}"
+
+
+def stream_spelling(symbol: str) -> str:
+    """As the stream's payload spells it: `C:EURUSD` is `EUR/USD`, `X:BTCUSD` is `BTC-USD`."""
+    return ("/" if symbol.startswith("C:") else "-").join(base_and_quote(symbol))

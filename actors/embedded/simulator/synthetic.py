@@ -82,10 +82,10 @@ class SyntheticMarket:
 def _hour(seed: int, instrument: Instrument, start_ns: int, rate: float) -> Quotes:
     root = combine(seed, zlib.crc32(instrument.symbol.encode()))
     key = combine(root, start_ns // NS_PER_HOUR)
-    ms = _times(key, start_ns, instrument.ticks_per_s * rate)
+    ms = tick_times(key, start_ns, instrument.ticks_per_s * rate)
     count = len(ms)
-    mid = _slow_path(root, start_ns, ms) * (instrument.price * 10**instrument.decimals)
-    mid += _bridge(key, count, instrument.step_points)
+    mid = slow_path(root, start_ns, ms) * (instrument.price * 10**instrument.decimals)
+    mid += bridge(key, count, instrument.step_points)
     spread = _spread(key, start_ns, ms, instrument.spread_points)
     bid = np.floor(mid - spread / 2).astype(np.int64)
     return Quotes(
@@ -95,7 +95,7 @@ def _hour(seed: int, instrument: Instrument, start_ns: int, rate: float) -> Quot
     )
 
 
-def _times(key: int, start_ns: int, ticks_per_s: float) -> Instants:
+def tick_times(key: int, start_ns: int, ticks_per_s: float) -> Instants:
     """Sorted milliseconds of the hour, int64: a rate with minutes' moods and seconds' bursts; ties where they fall."""
     mood = np.repeat(0.4 + 1.2 * draws(key, _LANES["minute"], 60), 60)
     burst = np.where(draws(key, _LANES["burst"], _SECONDS) < _BURST_SHARE, _BURST_FACTOR, 1.0)
@@ -106,7 +106,7 @@ def _times(key: int, start_ns: int, ticks_per_s: float) -> Instants:
     return np.sort(seconds * 1000 + within)
 
 
-def _slow_path(root: int, start_ns: int, ms: Instants) -> Floats:
+def slow_path(root: int, start_ns: int, ms: Instants) -> Floats:
     """Factor on the central price, about 0.9 ... 1.1; an hour lies in one cell of every size."""
     hour = start_ns // NS_PER_HOUR
     total = np.ones(len(ms))
@@ -118,7 +118,7 @@ def _slow_path(root: int, start_ns: int, ms: Instants) -> Floats:
     return total
 
 
-def _bridge(key: int, count: int, step_points: float) -> Floats:
+def bridge(key: int, count: int, step_points: float) -> Floats:
     """A random walk in points that is back at zero with the hour's last tick."""
     if not count:
         return np.zeros(0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import attrs
 
 from actors.embedded.simulator.access import Keys, RequestBudget
-from actors.embedded.simulator.feed import Feed
+from actors.embedded.simulator.feed import Feed, TradeFeed
+from actors.embedded.simulator.hub import Hub
 from actors.embedded.simulator.ledger import Ledger
 from actors.embedded.simulator.pages import PartCache
 from actors.embedded.simulator.query import LIMIT_MAX
@@ -42,7 +43,17 @@ class World:
     budget: RequestBudget = attrs.field(factory=lambda: RequestBudget(requests_per_minute=0))
     manners: Manners = attrs.field(factory=Manners)
     ledger: Ledger = attrs.field(factory=Ledger)
+    trades: TradeFeed | None = None
+    trade_cache: PartCache | None = None
+    """Pages of `trades`; both or none."""
+    hub: Hub | None = None
+    """The stream; None: a server of history alone."""
 
     def market_now_ns(self) -> int:
         """The time as the vendor sees it: rows later than this do not exist yet."""
-        return self.clock.wall_ns()
+        return self.clock.wall_ns() if self.hub is None else self.hub.time.now_ns()
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Everything that is offered."""
+        return (*self.feed.symbols, *(self.trades.symbols if self.trades is not None else ()))

@@ -17,7 +17,7 @@ from runtime.actor import ActorContext, Seams, offload_inline
 from runtime.board import Board
 from runtime.clock import VirtualClock
 from runtime.entropy import SeededEntropy
-from tests.support.bridge import T0, FakeConsumer, LogBuilder, MemoryCursor
+from tests.support.bridge import T0, Consumers, LogBuilder, MemoryCursor
 
 TICK_STORES = frozenset({"quotes", "trades", "coverage"})
 BAR_STORES = frozenset({"candles", "coverage"})
@@ -30,14 +30,14 @@ class Rig:
     log: LogBuilder
     db: MemoryDatabase
     stores: frozenset[str]
-    consumer: FakeConsumer = attrs.field(init=False)
+    consumer: Consumers = attrs.field(init=False)
     cursor: MemoryCursor = attrs.field(factory=MemoryCursor)
     board: Board = attrs.field(factory=Board)
     sink: Memory = attrs.field(init=False)
     settings: dict = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        self.consumer = FakeConsumer(self.log)
+        self.consumer = Consumers(self.log)
         self.sink = Memory(database=self.db, stores=self.stores)
 
     @property
@@ -53,7 +53,7 @@ class Rig:
         clock = VirtualClock(T0)
         seams = Seams(clock=clock, entropy=SeededEntropy(1), offload=offload_inline, board=self.board)
         ctx = ActorContext(name="bridge.memory", incarnation=1, seams=seams, log=structlog.get_logger())
-        actor = Delivery(sink=self.sink, consumer=self.consumer, cursor=self.cursor, **self.settings)
+        actor = Delivery(sink=self.sink, consumers=self.consumer.both, cursor=self.cursor, **self.settings)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(actor.run, ctx)
             yield ctx

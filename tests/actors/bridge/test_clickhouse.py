@@ -22,7 +22,7 @@ from tests.support.bridge import (
     LOG_ID,
     MINUTE,
     T0,
-    FakeConsumer,
+    Consumers,
     LogBuilder,
     MemoryCursor,
     candles,
@@ -55,7 +55,7 @@ async def test_killed_in_mid_run_and_started_again_it_shows_every_bar_once(store
     ctx = context("bridge.clickhouse", own)
     actor = Delivery(
         sink=store.factory(),
-        consumer=FakeConsumer(log),
+        consumers=Consumers(log).both,
         cursor=cursor,
         coalescing=Coalescing(rows_min=10, rows_max=130),
         backoff=Backoff(initial_s=0.05, max_s=0.3),

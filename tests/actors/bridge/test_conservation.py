@@ -9,6 +9,7 @@ import pytest
 
 from actors.bridge.conservation import ledger, verify_sink
 from actors.bridge.port import KindTotals, Mismatch, SinkBatch, SinkTotals, VerifyResult
+from actors.bridge.rows import counted_as
 from tests.support.bridge import EUR, HOUR, LOG_ID, MINUTE, T0, LogBuilder, log_of_bars, quotes
 from tests.support.sink_servers import clickhouse_server, postgres_server
 from tests.support.sinks import ClickHouseStore, PostgresStore, seams
@@ -145,7 +146,8 @@ def counts(log: LogBuilder):
         for group in log.groups:
             for f in group.frames:
                 if upto is None or f.offset < upto.get(f.partition, 0):
-                    found[(f.partition, f.kind)] = found.get((f.partition, f.kind), 0) + f.rows
+                    key = (f.partition, counted_as(f.kind, f))
+                    found[key] = found.get(key, 0) + f.rows
         return found
 
     return row_counts

@@ -381,9 +381,10 @@ async def test_mutant_skip_on_outage_is_caught(tick_rig, monkeypatch, autojump_c
     begin = delivery._Session._begin
 
     async def skipping(self, sink):
-        lane = await begin(self, sink)
-        self.delivery.consumer.seek(self.delivery.consumer.end())
-        return lane
+        intake = await begin(self, sink)
+        for consumer in self.delivery.consumers:
+            consumer.seek(consumer.end())
+        return intake
 
     monkeypatch.setattr(delivery._Session, "_begin", skipping)
     await run_with_faults(tick_rig)

@@ -19,7 +19,7 @@ from actors.market.schema import content_checksum
 from runtime.backoff import Backoff
 from runtime.board import DependencyState
 from runtime.errors import ConfigError, PermanentSinkError, RetryableSinkError
-from tests.support.bridge import DAY, EUR, HOUR, LOG_ID, MINUTE, T0, FakeConsumer, LogBuilder, MemoryCursor, trades
+from tests.support.bridge import DAY, EUR, HOUR, LOG_ID, MINUTE, T0, Consumers, LogBuilder, MemoryCursor, trades
 from tests.support.lossy_proxy import LossyProxy
 from tests.support.postgres_server import PostgresServer
 from tests.support.sink_servers import postgres_server
@@ -62,11 +62,16 @@ class Running:
         self.cursor = MemoryCursor()
         self.actor = Delivery(
             sink=factory,
-            consumer=FakeConsumer(log),
+            consumers=Consumers(log).both,
             cursor=self.cursor,
             **{"backoff": Backoff(initial_s=0.05, max_s=0.3), "coalescing": Coalescing(rows_min=10, rows_max=900)}
             | settings,
         )
+
+    def wake(self) -> None:
+        """The log has grown."""
+        for consumer in self.actor.consumers:
+            consumer.wake()
 
     @property
     def dependency(self):
@@ -138,7 +143,7 @@ async def test_a_frozen_server_is_given_up_in_time_and_delivery_goes_on_after_it
             os.kill(pid, signal.SIGSTOP)
         try:
             log.slice(T0 + 90 * HOUR, T0 + 91 * HOUR, 5)
-            run.actor.consumer.wake()
+            run.wake()
             await run.wait(lambda: run.dependency.state == DependencyState.DOWN, within_s=8)
         finally:
             for pid in tree:
@@ -170,7 +175,7 @@ async def test_a_refetch_under_a_polling_reader_shows_the_old_or_the_new_hour(st
     async with Running(log, store.factory()) as run:
         await run.wait_verified()
         log.slice(T0 + HOUR, T0 + 2 * HOUR, 29_000, price=1.5)
-        run.actor.consumer.wake()
+        run.wake()
         while run.verified != log.end:
             rows = await store.sql(
                 "select count(*), sum(bid) from v_quotes where symbol = 'C:EURUSD'"

@@ -8,6 +8,7 @@ import attrs
 import numpy as np
 import pytest
 import trio
+import trio.lowlevel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -42,7 +43,7 @@ async def test_history_arrives_once_in_gap_free_slices_with_a_position_that_says
     assert kit.covered(rig.log, PRODUCER) == [(kit.T0, end)]
     kit.check_positions(rig.log, PRODUCER)
     last = kit.read(rig.log.drafts[-1])
-    assert last.position == {"covered": [[kit.T0, end]], "job": "", "job_done_to": 0}
+    assert (last.position["covered"], last.position["confirmed"]) == ([[kit.T0, end]], True)
     assert {f.partition for d in rig.log.drafts for f in d.frames} == {
         kit.PARTITIONS + zlib.crc32(b"C:EURUSD") % kit.PARTITIONS
     }
@@ -328,7 +329,7 @@ async def test_a_disk_that_fills_up_sheds_history_until_there_is_space_again(kit
     full = LogState(log_id="l", end_position=0, bytes=0, segments=1, records_accepted=0, shed_backfill="full")
 
     async def free():
-        await trio.sleep(0)  # the incarnation has its board
+        await trio.lowlevel.checkpoint()  # the incarnation has its board
         while rig.board.log is None:
             rig.board.log = full
             await trio.sleep(600)
@@ -391,8 +392,9 @@ async def test_a_refused_symbol_is_named_and_does_not_stop_the_others(kit, autoj
     (missing,) = [kit.read(d) for d in rig.log.drafts if d.producer == "history/C:GBPUSD/quotes"]
     assert (missing.coverage.status, missing.from_ns, missing.to_ns) == ("missing", kit.T0, end)
     assert "unknown symbol" in missing.coverage.reason
-    said = {"noted": [[kit.T0, end]], "noted_for": zlib.crc32(missing.coverage.reason.encode())}
-    assert missing.position == {"covered": [], **said, "job": "", "job_done_to": 0}
+    assert missing.position["covered"] == []
+    assert missing.position["noted"] == [[kit.T0, end]]
+    assert missing.position["noted_for"] == zlib.crc32(missing.coverage.reason.encode())
 
 
 async def test_a_refused_history_is_tried_again_later(kit, autojump_clock):
@@ -495,7 +497,8 @@ async def test_a_refetch_replaces_and_a_kill_resumes_it_where_it_was(kit, autoju
     await rig.run_idle()
     assert len(rig.log.drafts) - before == 6
     assert kit.stored(rig.log, PRODUCER) == kit.as_counter(second, kit.T0, end)
-    assert kit.read(rig.log.drafts[-1]).position == {"covered": [[kit.T0, end]], "job": "job-1", "job_done_to": end}
+    last = kit.read(rig.log.drafts[-1]).position
+    assert (last["covered"], last["job"], last["job_done_to"]) == ([[kit.T0, end]], "job-1", end)
     assert rig.jobs.jobs == []
 
 

@@ -108,7 +108,8 @@ def test_a_position_fits_the_log_and_claims_nothing_that_it_was_not_told(interva
 
 def test_a_position_is_the_json_that_the_architecture_names():
     text = position((1, 2), job="j", done=3).to_bytes()
-    assert msgspec.json.decode(text) == {"covered": [[M, 2 * M]], "job": "j", "job_done_to": 3 * M}
+    told = {"covered": [[M, 2 * M]], "confirmed": [], "quarantined": [], "job": "j", "job_done_to": 3 * M}
+    assert msgspec.json.decode(text) == told
     assert Position.from_bytes(b"") == Position()
 
 

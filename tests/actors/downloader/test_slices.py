@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from actors.downloader import slices as slices_module
 from actors.downloader.port import Page
-from actors.downloader.slices import Feed, SliceCutter, slice_frames
+from actors.downloader.slices import Feed, SliceCutter, frame_slice
 from actors.market import schema
 from actors.market.coverage import coverage_records
 from actors.market.rules import REJECTED
@@ -101,10 +101,10 @@ def test_ends_that_are_not_whole_minutes_are_refused():
 
 
 def test_a_slice_is_its_data_and_its_coverage_in_one_partition():
-    feed = Feed(symbol="C:EURUSD", kind="quotes", source="polygon", partition=6)
+    feed = Feed(symbol="C:EURUSD", kind="quotes", source="polygon", partition=6, live_partition=2)
     cutter = SliceCutter("quotes", T0, T0 + NS_PER_HOUR)
     (piece,) = cutter.push(page(range(T0, T0 + 100), T0 + NS_PER_HOUR, rejected=[T0]))
-    data, note = slice_frames(feed, piece)
+    data, note = frame_slice(feed, piece).frames
     assert (data.kind, data.partition, data.rows, data.event_time_ns_min, data.event_time_ns_max) == (
         "quotes",
         6,
@@ -121,11 +121,11 @@ def test_a_slice_is_its_data_and_its_coverage_in_one_partition():
 
 
 def test_a_full_slice_is_several_frames_within_the_bounds_of_the_log():
-    feed = Feed(symbol="C:EURUSD", kind="quotes", source="polygon", partition=6)
+    feed = Feed(symbol="C:EURUSD", kind="quotes", source="polygon", partition=6, live_partition=2)
     rng = np.random.default_rng(1)
     cutter = SliceCutter("quotes", T0, T0 + NS_PER_HOUR)
     (piece,) = cutter.push(page(np.sort(rng.integers(T0, T0 + NS_PER_HOUR, 200_000)), T0 + NS_PER_HOUR))
-    frames = slice_frames(feed, piece)
+    frames = frame_slice(feed, piece).frames
     assert sum(frame.rows for frame in frames[:-1]) == 200_000
     assert all(len(frame.body) <= 900_000 for frame in frames)
 
@@ -135,7 +135,7 @@ def test_a_minute_that_no_group_can_hold_is_refused_by_name(monkeypatch):
     cutter = SliceCutter("quotes", T0, T0 + M)
     (piece,) = cutter.push(page(range(T0, T0 + 9_000), T0 + M))
     with pytest.raises(PermanentSourceError, match="2014-05-01T10:00:00Z"):
-        slice_frames(Feed(symbol="C:EURUSD", kind="quotes", source="x", partition=6), piece)
+        frame_slice(Feed(symbol="C:EURUSD", kind="quotes", source="x", partition=6, live_partition=2), piece)
     monkeypatch.setattr(slices_module, "MINUTE_ROWS_MAX", 100)
     cutter = SliceCutter("quotes", T0, T0 + M)
     with pytest.raises(PermanentSourceError, match="more than 100 rows"):

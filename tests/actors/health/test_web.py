@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import asynccontextmanager
 
 import attrs
@@ -149,7 +150,31 @@ async def test_the_page_works_before_anything_is_known(ask, board):
     assert "not open yet" in (await ask("GET", "/")).text
 
 
-@pytest.mark.parametrize("path", ["/", "/api/status", "/livez", "/nowhere"])
+async def test_candles_and_a_wish_that_cannot_be_met(ask):
+    assert (await ask("GET", "/api/candles")).json()["bars"] == []
+    answer = await ask("GET", "/api/candles?symbol=C:NOWHERE")
+    assert (answer.status_code, answer.json()) == (400, {"error": "symbol: 'C:NOWHERE' is not one of none yet"})
+
+
+async def test_the_status_as_a_stream_is_not_cut_after_ten_seconds(ask, autojump_clock):
+    answer = await ask("GET", "/api/events")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert 590 <= answer.text.count("event: status") <= 610
+
+
+async def test_with_too_many_pages_open_a_stream_is_refused_and_the_status_is_not(ask, monkeypatch):
+    monkeypatch.setattr("actors.health.live.STREAMS_MAX", 0)
+    assert (await ask("GET", "/api/events")).status_code == 503
+    assert (await ask("GET", "/api/status")).status_code == 200
+
+
+async def test_only_the_pages_own_script_may_run(ask):
+    policy = (await ask("GET", "/")).headers["content-security-policy"]
+    assert re.search(r"script-src 'sha256-[^']+'", policy)
+    assert "unsafe-inline" not in policy.split("style-src")[0]
+
+
+@pytest.mark.parametrize("path", ["/", "/api/candles", "/api/events", "/api/status", "/livez", "/nowhere"])
 async def test_a_name_that_is_not_ours_gets_nothing(ask, path):
     answer = await ask("GET", path, headers={"host": "evil.example"})
     assert answer.status_code == 421

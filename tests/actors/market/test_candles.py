@@ -3,6 +3,7 @@
 import datetime
 from decimal import Decimal
 
+import attrs
 import numpy as np
 import polars as pl
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.market import candles
-from actors.market.candles import NS_PER_MINUTE, TIMEFRAMES, fold, roll_up
+from actors.market.candles import NO_BARS, NS_PER_MINUTE, TIMEFRAMES, Bars, fold, merge, roll_up
 from actors.market.flags import Flag
 from actors.market.rules import validate_quotes, validate_trades
 
@@ -94,6 +95,40 @@ def test_rolled_up_minutes_equal_a_fold_of_the_ticks(rows, minutes):
     for basis in ("bid", "ask", "mid"):
         assert table(rolled[basis]) == table(direct[basis])
         assert (rolled[basis].flags == direct[basis].flags).all()
+
+
+def joined(earlier, later):
+    """Both batches' candles: merged where both have the minute."""
+    starts = np.union1d(earlier.ts_ns, later.ts_ns)
+
+    def at(bars, wanted):
+        rows = np.searchsorted(bars.ts_ns, wanted)
+        have = np.isin(wanted, bars.ts_ns)
+        columns = {}
+        for field in attrs.fields(Bars):
+            column = getattr(bars, field.name)
+            columns[field.name] = np.zeros(len(wanted), column.dtype)
+            columns[field.name][have] = column[rows[have]]
+        return Bars(**columns)
+
+    merged = merge(at(earlier, later.ts_ns), later)
+    alone = np.setdiff1d(starts, later.ts_ns)
+    kept = at(earlier, alone)
+    order = np.argsort(np.concatenate((merged.ts_ns, kept.ts_ns)))
+    names = [field.name for field in attrs.fields(Bars)]
+    return Bars(**{n: np.concatenate((getattr(merged, n), getattr(kept, n)))[order] for n in names})
+
+
+@given(st.lists(st.lists(tick, max_size=12), min_size=1, max_size=6))
+def test_batches_merged_in_order_of_arrival_equal_one_fold_of_all(batches):
+    """Open and close by (time, arrival), whatever the order of times; the last batch wins a tie for the close."""
+    whole = fold("quotes", quotes([row for rows in batches for row in rows]), step_ns=NS_PER_MINUTE)
+    for basis, want in whole.items():
+        got = NO_BARS
+        for rows in batches:
+            got = joined(got, fold("quotes", quotes(rows), step_ns=NS_PER_MINUTE)[basis])
+        for field in attrs.fields(Bars):
+            assert getattr(got, field.name).tolist() == getattr(want, field.name).tolist(), (basis, field.name)
 
 
 def test_no_ticks_give_no_bars():

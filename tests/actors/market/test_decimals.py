@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.market.decimals import common_scale, decimal_scales, exact_sums, midpoints, prints_back
+from actors.market.decimals import common_scale, decimal_scales, exact_products, exact_sums, midpoints, prints_back
 
 decimals_15 = st.builds(lambda m, d: Decimal(m).scaleb(-d), st.integers(1, 10**15 - 1), st.integers(0, 22))
 any_positive = st.floats(min_value=1e-30, max_value=9e14, allow_nan=False, allow_infinity=False)
@@ -79,3 +79,25 @@ def test_sums_are_exact_in_decimal(mantissas, scale, data):
     bounds = [*starts, len(values)]
     expected = [sum(values[a:b]) for a, b in itertools.pairwise(bounds)]
     assert [Decimal(repr(float(v))) for v in got] == expected
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 10**7), st.integers(1, 10**8)), min_size=1, max_size=60),
+    st.integers(0, 4),
+    st.integers(0, 8),
+    st.data(),
+)
+def test_sums_of_products_are_exact_in_decimal(pairs, price_scale, size_scale, data):
+    starts = sorted(data.draw(st.sets(st.integers(0, len(pairs) - 1))) | {0})
+    prices = [Decimal(m).scaleb(-price_scale) for m, _ in pairs]
+    sizes = [Decimal(m).scaleb(-size_scale) for _, m in pairs]
+    got = exact_products(np.array([float(p) for p in prices]), np.array([float(q) for q in sizes]), np.array(starts))
+    products = [p * q for p, q in zip(prices, sizes, strict=True)]
+    assert got.tolist() == [float(sum(products[a:b])) for a, b in itertools.pairwise([*starts, len(pairs)])]
+
+
+def test_a_sum_of_products_depends_on_its_run_alone():
+    prices, sizes = np.array([1.1, 1.1, 123456789012345.0]), np.array([1.1, 0.3, 1e-15])
+    assert exact_products(prices, sizes, np.array([0, 2]))[0] == 1.54
+    assert exact_products(prices[:2], sizes[:2], np.array([0]))[0] == 1.54
+    assert (prices * sizes)[:2].sum() != 1.54, "control: floats alone would not do"

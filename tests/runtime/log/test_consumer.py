@@ -179,6 +179,24 @@ async def test_a_filtered_consumer_sees_its_part_of_each_group_and_skips_the_res
     assert {g.end_position for g in behind} <= {g.end_position for g in made}
 
 
+async def test_one_look_may_find_nothing_and_still_gets_further(rig: Any, draft: Draft) -> None:
+    log = rig.open()
+    behind = log.consumer("behind", partitions=frozenset({1}))
+    assert await behind.read(wait=False) == []
+    for number in range(1, 30):
+        commit(log, draft("p", number, sizes=(3_000,), partition=0), offer=False)
+    (wanted,) = commit(log, draft("p", 30, sizes=(10,), partition=1), offer=False)
+    found, looks = [], 0
+    while not found:
+        before = behind.position
+        found = await behind.read(bytes_max=2_000, wait=False)
+        assert behind.position > before
+        looks += 1
+    assert (found, looks > 5) == ([wanted], True)
+    assert await behind.read(wait=False) == []
+    assert [behind.log_end_offset(p) for p in (0, 1, 2)] == [29, 1, 0]
+
+
 async def test_seek_reads_again_and_position_of_finds_the_border(rig: Any, draft: Draft) -> None:
     log = rig.open()
     made = [g for n in range(1, 30) for g in commit(log, draft("p", n, sizes=(800, 20)))]

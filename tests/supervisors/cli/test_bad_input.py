@@ -51,7 +51,7 @@ def expect_one_line(said, *words: str) -> None:
         ("[log]\npartitions = 'x'\n", ["config.toml:2", "expected a whole number from 1 to 64"]),
         ("[log]\npartitions = 100\n", ["config.toml:2", "expected a whole number from 1 to 64"]),
         ("[log\n", ["config.toml:1:5: not valid TOML"]),
-        ("[downloader]\nlive = true\n", ["config.toml:2", "the live stream is not available in this version"]),
+        ("[downloader]\nkinds = ['candles']\n", ["config.toml:2", '"candles" is not available in this version']),
         ("[routes.kafka]\nbootstrap_servers = 'x'\n", ["config.toml:1", "not available in this version"]),
         ("[vendors.polygon]\napi_key = 'k'\n", ["config.toml:2", "a secret does not belong here"]),
     ],
@@ -156,8 +156,8 @@ def test_a_backfill_without_a_key_leaves_no_job_behind(pipeline, tmp_path):
         (["C:EURUSD", "--from", "0001-01-01", "--to", "-1h"], "1970 to 2199"),
         (["C:EURUSD", "--from", "1969-12-30", "--to", "1969-12-31"], "1970 to 2199"),
         (
-            ["C:EURUSD", "--from", "-2h", "--to", "-1h", "--kind", "trades"],
-            "--kind trades: not one of downloader.kinds",
+            ["C:EURUSD", "--from", "-2h", "--to", "-1h", "--kind", "candles"],
+            "--kind candles: not one of downloader.kinds",
         ),
     ],
 )

@@ -100,6 +100,9 @@ def test_a_taken_port_is_one_line_and_78(start):
         (["--symbols", "C:ABCDEF"], "--symbols C:ABCDEF"),
         (["--page-rows-max", "0"], "--page-rows-max 0: must be 1 to 50000"),
         (["--port", "70000"], "--port 70000"),
+        (["--rate", "-1"], "--rate -1"),
+        (["--replay-speed", "500"], "need a --recording"),
+        (["--fault-kinds", "gap,flood"], "--fault-kinds flood"),
         (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
     ],
 )
@@ -130,9 +133,10 @@ def _parsed(*args):
     return parser.parse_args(["simulator", *args])
 
 
-def test_the_command_refuses_what_is_not_there_yet():
-    args = _parsed("--faults", "f.toml")
-    with pytest.raises(ConfigError, match=r"--faults f\.toml"):
+def test_the_command_says_what_is_wrong_with_a_script(tmp_path):
+    (tmp_path / "f.jsonl").write_text('{"fault": "earthquake"}')
+    args = _parsed("--faults", str(tmp_path / "f.jsonl"))
+    with pytest.raises(ConfigError, match=r"--faults .*f\.jsonl: line 1: fault 'earthquake'"):
         args.run(args)
 
 

@@ -265,7 +265,7 @@ async def test_the_market_status_tells_the_servers_clock(kit, feed):
     clock = kit.Clock(kit.T0)
     async with kit.client(kit.world(feed, clock=clock)) as client:
         body = (await client.get("/v1/marketstatus/now")).json()
-    assert body["serverTime"] == "2024-03-05T05:00:00-05:00"
+    assert body["serverTime"] == "2024-03-05T05:00:00.000-05:00"
     assert body["currencies"] == {"crypto": "open", "fx": "open"}
 
 

@@ -1,0 +1,172 @@
+"""A history lane's view of the live stream beside it: which clock holds, what is final, what to wait for.
+
+Without a live stream the wall clock holds, every slice is final, and nothing is owed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import attrs
+
+from actors.downloader.jobs import NOTHING, Position, Quarantined, Wanted, Work, floor_minute, missing, plan
+from actors.downloader.live_plan import LiveView, plan_live, settled_to
+from actors.downloader.producer import Covers
+from actors.downloader.seam import FeedSeam
+from actors.downloader.slices import Framed
+from actors.market.coverage import IntervalSet
+from runtime.clock import NS_PER_HOUR, NS_PER_MINUTE, NS_PER_S, Clock
+from runtime.market_clock import MarketClock
+
+LOOK_S_MAX = 5.0
+LOOK_S_MIN = 0.02
+
+
+@attrs.frozen(kw_only=True)
+class ConfirmRules:
+    """When an hour counts as settled, and what happens then."""
+
+    confirm: bool = True
+    """False: every slice is final at once, contiguous live minutes are too."""
+    settle_s: float = 1200.0
+    """Of the market's clock, after the end of the hour."""
+    order_delay_s: float = 1.0
+    """Orders wait this long for company."""
+    quarantine_retry_s: float = 60.0
+    clock_wait_s: float = 60.0
+    """How long to wait for the market's clock before ours is believed."""
+
+
+@attrs.define(kw_only=True, eq=False)
+class Behind:
+    """Of one lane."""
+
+    clock: Clock
+    rules: ConfirmRules
+    minute_settle_s: float
+    """A minute is asked for only this long after it ended."""
+    market: MarketClock | None = None
+    """None: no live stream."""
+    seam: FeedSeam | None = None
+    relative: bool = False
+    """The configured history begins at a distance back from now."""
+    _began_s: float = attrs.field(default=math.nan, init=False)
+    _quarantined_s: dict[tuple[int, int], float] = attrs.field(factory=dict, init=False)
+
+    def now_ns(self) -> int:
+        """Now, as the market sees it."""
+        return self.clock.wall_ns() if self.market is None else self.market.now_ns()
+
+    def available_to_ns(self) -> int:
+        """Exclusive end of what can be asked for: minutes that are over and have settled."""
+        if self.market is None:
+            return floor_minute(self.clock.wall_ns() - round(self.minute_settle_s * NS_PER_S))
+        # The settle time of a minute is the vendor's network, so it passes in real seconds.
+        return floor_minute(self.market.bounds_ns(self.clock.monotonic_s() - self.minute_settle_s)[0])
+
+    def settled_to_ns(self) -> int:
+        """Hours that end by then have settled."""
+        now_ns = self.clock.wall_ns() if self.market is None else self.market.bounds_ns()[0]
+        return settled_to(now_ns, round(self.rules.settle_s * NS_PER_S))
+
+    @property
+    def live(self) -> IntervalSet:
+        """Minutes that live sessions hold."""
+        return NOTHING if self.seam is None else self.seam.live
+
+    @property
+    def past(self) -> IntervalSet:
+        """Minutes of live sessions that ended: they become covered with the next slice."""
+        return NOTHING if self.seam is None else self.seam.past
+
+    @property
+    def knows_the_time(self) -> bool:
+        """False: nothing may be asked yet, because "now" could be years off."""
+        if self.market is None or self.market.known:
+            return True
+        if math.isnan(self._began_s):
+            self._began_s = self.clock.monotonic_s()
+        return self.clock.monotonic_s() - self._began_s >= self.rules.clock_wait_s
+
+    def next_work(self, position: Position, due: Sequence[Wanted]) -> Work | None:
+        """What to do now."""
+        available_ns = self.available_to_ns()
+        if self.market is None or self.seam is None:
+            return plan(position, due, available_ns)
+        if not self.knows_the_time:
+            return None
+        jobs = [wanted for wanted in due if wanted.job]
+        standing = next((wanted for wanted in due if not wanted.job), None)
+        if standing is None:
+            return plan(position, jobs, available_ns, self.live)
+        return plan_live(position, jobs, available_ns, self._view(self.seam, standing))
+
+    def _view(self, seam: FeedSeam, standing: Wanted) -> LiveView:
+        now_s = self.clock.monotonic_s()
+        if seam.shift_ns is None:
+            seam.shift_ns = self.now_ns() - self.clock.wall_ns() if self.relative else 0
+        self._quarantined_s = {q: at_s for q, at_s in self._quarantined_s.items() if at_s > now_s}
+        due = now_s - seam.orders.newest_s >= self.rules.order_delay_s
+        return LiveView(
+            from_ns=floor_minute(standing.from_ns + seam.shift_ns),
+            until_ns=standing.to_ns,
+            first_ns=seam.first_ns,
+            seam_ns=seam.seam_ns,
+            live=seam.live,
+            owed=seam.orders.open if due else NOTHING,
+            settled_to_ns=self.settled_to_ns() if self.rules.confirm else None,
+            not_yet=IntervalSet(list(self._quarantined_s)),
+        )
+
+    def wait_s(self, position: Position, due: Sequence[Wanted]) -> float:
+        """How long nothing new can be there to be done, unless somebody wakes the lane."""
+        if self.market is not None:
+            next_ns = self.available_to_ns() + NS_PER_MINUTE
+            waits_s = [self.market.elapse_s(next_ns) + self.minute_settle_s]
+            settle_ns = round(self.rules.settle_s * NS_PER_S)
+            waits_s.append(self.market.elapse_s(self.settled_to_ns() + NS_PER_HOUR + settle_ns))
+            return max(min(*waits_s, LOOK_S_MAX), LOOK_S_MIN)
+        next_ns = self.available_to_ns() + NS_PER_MINUTE
+        if any(missing(position, wanted, next_ns) for wanted in due):
+            settled_ns = next_ns + round(self.minute_settle_s * NS_PER_S)
+            return (settled_ns - self.clock.wall_ns()) / NS_PER_S
+        return NS_PER_MINUTE / NS_PER_S if due else math.inf  # what is wanted lies further in the future
+
+    def begin(self, work: Work) -> int | None:
+        """It is about to be asked for: slices that end by the result are final; None: all are."""
+        if self.seam is None:
+            return None
+        self.seam.orders.begin(work.intervals)
+        return self.settled_to_ns() if self.rules.confirm else None
+
+    def end(self) -> None:
+        """The work is over, done or not."""
+        if self.seam is not None:
+            self.seam.orders.give_back()
+
+    def durable(self, covers: Covers, position: Position) -> None:
+        """A slice is in the log."""
+        if self.seam is None:
+            return
+        self.seam.orders.done(covers.from_ns, covers.to_ns)
+        self.seam.taken_over(position.covered)
+        if covers.confirms:
+            self.seam.counts.forget(covers.from_ns, covers.to_ns)
+
+    def doubts(self, position: Position, framed: Framed) -> str:
+        """Why this final slice must not replace what live had, or "". The second answer that is equal decides."""
+        if self.seam is None or not self.rules.confirm or not framed.coverage.is_final:
+            return ""
+        coverage = framed.coverage
+        had = self.seam.counts.rows(coverage.from_ns, coverage.to_ns)
+        if coverage.rows >= had or quarantined_of(framed) in position.quarantined:
+            return ""
+        self._quarantined_s[coverage.from_ns, coverage.to_ns] = self.clock.monotonic_s() + self.rules.quarantine_retry_s
+        return f"{coverage.rows} rows, the live stream had {had}: to be fetched again"
+
+
+def quarantined_of(framed: Framed) -> Quarantined:
+    """What a position remembers of it."""
+    coverage = framed.coverage
+    return Quarantined(coverage.from_ns, coverage.to_ns, coverage.rows, coverage.checksum)
