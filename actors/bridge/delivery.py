@@ -147,7 +147,7 @@ class _Session:
         consumer = self.delivery.consumer
         found = await sink.open(consumer.log_id)
         # A sink without marks has keys that make a re-send collapse: begin with what was read back.
-        marks = dict(self.cursor.verified) if found is None else dict(found)
+        marks = await sink.confirmed(dict(self.cursor.verified)) if found is None else dict(found)
         verified = {p: min(offset, marks.get(p, 0)) for p, offset in self.cursor.verified.items()}
         partitions = range(2 * consumer.partitions_live)
         position = min(consumer.position_of(p, verified.get(p, 0)) for p in partitions)

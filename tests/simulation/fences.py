@@ -303,6 +303,9 @@ class _SlowSink:
         await self._travel()
         return marks
 
+    async def confirmed(self, verified: dict[int, int]) -> dict[int, int]:
+        return await self.inner.confirmed(verified)
+
     async def prepare(self, batch: SinkBatch) -> None:
         await self.inner.prepare(batch)
 
