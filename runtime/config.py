@@ -112,6 +112,8 @@ def _from_environ(environ: Mapping[str, str]) -> Iterator[Entry]:
     for name in sorted(environ):
         if name.startswith(ENV_PREFIX):
             path = tuple(part.lower() for part in name.removeprefix(ENV_PREFIX).split("__"))
+            if not all(path):
+                raise ConfigError(f"{name}: expected {ENV_PREFIX}TABLE__KEY, like {ENV_PREFIX}LOG__PARTITIONS")
             yield Entry(path=path, value=environ[name], origin=name, is_text=True, secret_fine=True)
 
 

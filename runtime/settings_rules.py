@@ -36,7 +36,23 @@ def whole(low: int, high: int) -> Rule:
 def matches(pattern: str, expects: str) -> Rule:
     """A string (or each string of a list, which must not be empty and not repeat) that matches `pattern` wholly."""
     compiled = re.compile(pattern)
-    return _says(expects, lambda v: _all_once(v, lambda text: compiled.fullmatch(text) is not None))
+
+    def problem(value: object) -> str:
+        if _all_once(value, lambda text: compiled.fullmatch(text) is not None):
+            return ""
+        items = value if isinstance(value, tuple) else ()
+        wrong = next((text for text in items if not compiled.fullmatch(text)), None)
+        twice = next((text for text in items if items.count(text) > 1), None)
+        if wrong is None and twice is None:
+            return EXPECTED
+        which = f"{_shown(wrong)} is none of them" if wrong is not None else f"{_shown(str(twice))} is there twice"
+        return f"expected {expects}; {which}"
+
+    return Rule(expects, problem)
+
+
+def _shown(text: str) -> str:
+    return '"' + text[:40].encode("unicode_escape").decode() + '"'
 
 
 def _all_once(value: object, fine: Callable[[str], bool]) -> bool:

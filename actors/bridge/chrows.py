@@ -74,6 +74,15 @@ def expected(groups: Iterable[Group], kind: str) -> Offsets:
     }
 
 
+def next_offsets(groups: Iterable[Group]) -> dict[int, int]:
+    """Per partition the offset behind its last frame, whatever its kind."""
+    found: dict[int, int] = {}
+    for group in groups:
+        for frame in group.frames:
+            found[frame.partition] = max(found.get(frame.partition, 0), frame.offset + 1)
+    return found
+
+
 def ranges(offsets: Iterable[tuple[int, int]]) -> dict[int, tuple[int, int]]:
     """The smallest [low, high) per partition that holds all of them."""
     found: dict[int, tuple[int, int]] = {}

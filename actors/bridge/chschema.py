@@ -40,6 +40,25 @@ PIPELINE_LOG = f"""
 create table if not exists {{db}}.pipeline_log (log_id String, since DateTime64(3, 'UTC'))
 engine = ReplacingMergeTree order by log_id settings {_MERGE_TREE_SETTINGS}
 """
+PIPELINE_MARKS = f"""
+create table if not exists {{db}}.pipeline_marks (
+    log_id LowCardinality(String), log_partition Int32, next_offset Int64, number Int64)
+engine = ReplacingMergeTree(number) order by (log_id, log_partition) settings {_MERGE_TREE_SETTINGS}
+"""
+"""What was read back, beside the rows: an older copy of the directory that is put back brings its older marks along.
+
+The highest `number` counts, not the highest offset: what is gone is sent again, and then the mark is lower for a while.
+Partition -1 says only that marks are kept for this log.
+"""
+FORGET_MARKS = """
+insert into {db}.pipeline_marks
+select log_id, log_partition, 0, max(number) + 1 from {db}.pipeline_marks group by log_id, log_partition
+"""
+"""A table of rows is gone: whatever the marks say, it is not there."""
+MARKS = """
+select log_partition, argMax(next_offset, number), max(number) from {db}.pipeline_marks
+where log_id = {{log_id:String}} group by log_partition
+"""
 
 CANDLE_KEY = ("symbol", "timeframe", "basis", "ts")
 _CANDLE_REST = (
@@ -121,7 +140,7 @@ join {_RECORD} r on r.symbol = u.symbol and r.kind = u.kind and r.n = u.n
 comment '{VERSION}'
 """
 
-STATEMENTS = (CANDLES, COVERAGE, PIPELINE_LOG)
+STATEMENTS = (CANDLES, COVERAGE, PIPELINE_LOG, PIPELINE_MARKS)
 VIEWS = {"candles_latest": CANDLES_LATEST, "coverage_latest": COVERAGE_LATEST}
 TABLES = {"candles": "candles", "coverage": "coverage"}
 """Kind -> table."""

@@ -6,6 +6,7 @@ time-outs of its own that are shorter than ours.
 
 from __future__ import annotations
 
+import contextlib
 import urllib.parse
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -20,16 +21,19 @@ from clickhouse_connect.driver import exceptions
 
 from actors.bridge import chrows, chschema
 from actors.bridge.cherrors import classify
+from actors.bridge.chmarks import KEPT, Marks
 from actors.bridge.port import KindTotals, Mismatch, Sink, SinkBatch, SinkTotals, VerifyResult, WriteResult
 from runtime.actor import Seams
 from runtime.clock import format_ns
-from runtime.errors import ConfigError, RetryableSinkError
+from runtime.errors import ConfigError, RetryableSinkError, SinkError
 from runtime.log.types import Group
 
 T = TypeVar("T")
 
 _DEADLINE_SLACK_S = 5.0
 """Our deadline behind the driver's own; the thread cannot be abandoned, so the driver's is the one that counts."""
+_MARK_S = 1.0
+"""Store the marks at most this often, and at close."""
 
 
 @attrs.frozen(kw_only=True)
@@ -136,6 +140,11 @@ class ClickHouseSink:
         """A second client for queries that look at every row: the driver's time-out is a client's."""
         self._log_id = ""
         self._known = False
+        self._marks = Marks()
+        self._unmarked: dict[int, int] = {}
+        """Read back, and not in the marks yet."""
+        self._marked_at_s = float("-inf")
+        self._is_well = False
         self._prepared: tuple[SinkBatch, dict[str, pa.Table]] | None = None
 
     def __repr__(self) -> str:
@@ -150,6 +159,7 @@ class ClickHouseSink:
         query = f"select log_id from {self._db}.pipeline_log group by log_id order by min(since)"
         known = [row[0] for row in await self._query(query)]
         self._known = log_id in known
+        self._marks = await self._stored_marks()
         if known and not self._known and not self._settings.adopt:
             raise ConfigError(
                 f"sink {self.name}: the database holds the data of another log ({known[-1]}), ours is {log_id}. "
@@ -165,6 +175,12 @@ class ClickHouseSink:
                 found[int(partition)] = max(int(offset), found.get(int(partition), 0))
         return found
 
+    async def confirmed(self, verified: dict[int, int]) -> dict[int, int]:
+        """The marks that stand beside the rows."""
+        if not self._marks.number:  # a database from before there were marks
+            await self._store_marks({KEPT: 0} | verified)
+        return self._marks.at_most(verified)
+
     async def prepare(self, batch: SinkBatch) -> None:
         """Decode the batch."""
         self._prepared = (batch, await self._seams.offload(lambda: chrows.tables_of(batch, self.stores)))
@@ -177,6 +193,7 @@ class ClickHouseSink:
         tables = prepared[1] if prepared else {}
         if not self._known:
             # Only now, when the delivery has stored that it begins anew: see `Sink.open`.
+            await self._store_marks({KEPT: 0})
             await self._insert("pipeline_log", self._introduction())
             self._known = True
         for kind in ("candles", "coverage"):
@@ -194,6 +211,10 @@ class ClickHouseSink:
                 sql = chschema.read_back(self._db, kind, chrows.ranges(wanted))
                 wrong += chrows.compare(kind, wanted, await self._query(sql, {"log_id": self._log_id}))
                 checked += sum(wanted.values())
+        if not wrong:
+            self._unmarked |= chrows.next_offsets(groups)
+            if self._seams.clock.monotonic_s() - self._marked_at_s >= _MARK_S:
+                await self._mark()
         return VerifyResult(rows_checked=checked, mismatches=tuple(wrong))
 
     async def totals(self, log_id: str, marks: dict[int, int]) -> SinkTotals:
@@ -220,11 +241,35 @@ class ClickHouseSink:
         return VerifyResult(rows_checked=0, mismatches=tuple(wrong))
 
     async def close(self) -> None:
-        """Drop the sockets."""
-        clients, self._client, self._patient = (self._client, self._patient), None, None
+        """Store the last marks, if the server is there, and drop the sockets."""
+        clients = [self._client, self._patient]
+        if self._unmarked and self._is_well:
+            silence_s = self._settings.connect_timeout_s  # a client that gives up before our end is waited for too long
+            with contextlib.suppress(SinkError):
+                self._client = await self._call(lambda: self._connect(silence_s), silence_s)
+                clients.append(self._client)
+                await self._mark()
+        self._client = self._patient = None
         for client in clients:
             if client is not None:
                 await self._seams.offload(client.close)
+
+    # --- marks
+
+    async def _stored_marks(self) -> Marks:
+        return Marks.of(await self._query(chschema.MARKS.format(db=self._db), {"log_id": self._log_id}))
+
+    async def _store_marks(self, offsets: dict[int, int]) -> None:
+        await self._insert("pipeline_marks", self._marks.rows(self._log_id, offsets))
+        self._marks = self._marks.moved(offsets)
+
+    async def _mark(self) -> None:
+        """Raises: RetryableSinkError also when the marks are not those that we stored last: begin anew from there."""
+        offsets, self._unmarked = self._unmarked, {}
+        if await self._stored_marks() != self._marks:
+            raise RetryableSinkError(f"{self.name}: another copy of the database was put back, or somebody else writes")
+        await self._store_marks(offsets)
+        self._marked_at_s = self._seams.clock.monotonic_s()
 
     # --- in the worker thread
 
@@ -243,8 +288,11 @@ class ClickHouseSink:
             except (OSError, urllib3.exceptions.HTTPError) as exc:
                 raise RetryableSinkError(f"{self.name}: {type(exc).__name__} {exc}") from exc
 
+        self._is_well = False
         with trio.move_on_after(timeout_s + _DEADLINE_SLACK_S):
-            return await self._seams.offload(translated, limiter=self._one_at_a_time)
+            result = await self._seams.offload(translated, limiter=self._one_at_a_time)
+            self._is_well = True
+            return result
         raise RetryableSinkError(f"{self.name}: no answer within {timeout_s} s")
 
     def _connect(self, silence_s: int) -> Any:
@@ -265,10 +313,12 @@ class ClickHouseSink:
     def _create(self) -> None:
         client = self._client
         client.command(f"create database if not exists {self._db}")
+        tables = "select name, comment from system.tables where database = {db:String}"
+        found = dict(client.query(tables, parameters={"db": self._db}).result_rows)
         for statement in chschema.STATEMENTS:
             client.command(statement.format(db=self._db))
-        views = "select name, comment from system.tables where database = {db:String}"
-        found = dict(client.query(views, parameters={"db": self._db}).result_rows)
+        if "pipeline_marks" in found and not found.keys() >= set(chschema.TABLES.values()):
+            client.command(chschema.FORGET_MARKS.format(db=self._db))
         for name, statement in chschema.VIEWS.items():
             if found.get(name) != chschema.VERSION:
                 client.command(statement.format(db=self._db))

@@ -152,7 +152,7 @@ class _Session:
         found = await sink.open(live.log_id)
         self._refuse_a_longer_log(await sink.reached() if found is None else found)
         # A sink without marks has keys that make a re-send collapse: begin with what was read back.
-        marks = dict(self.cursor.verified) if found is None else dict(found)
+        marks = await sink.confirmed(dict(self.cursor.verified)) if found is None else dict(found)
         verified = {p: min(offset, marks.get(p, 0)) for p, offset in self.cursor.verified.items()}
         n = live.partitions_live
         lanes = Lanes(

@@ -14,7 +14,7 @@ import attrs
 import pyarrow.compute as pc
 import trio
 
-from actors.bridge.chrows import compare, expected
+from actors.bridge.chrows import compare, expected, next_offsets
 from actors.bridge.memory_db import (
     MemoryDatabase,
     State,
@@ -105,6 +105,14 @@ class MemorySink:
             found[partition] = max(offset + 1, found.get(partition, 0))
         return found
 
+    async def confirmed(self, verified: dict[int, int]) -> dict[int, int]:
+        """What stands beside the rows."""
+        await self._arrive()
+        if self._log_id not in self._db.state.confirmed:
+            self._confirm(verified)
+        known = self._db.state.confirmed[self._log_id]
+        return {partition: min(offset, known.get(partition, 0)) for partition, offset in verified.items()}
+
     async def prepare(self, batch: SinkBatch) -> None:
         """Nothing to do ahead."""
         await trio.lowlevel.checkpoint()
@@ -123,7 +131,10 @@ class MemorySink:
         """Marks and content of slices, or counts per frame."""
         await self._arrive()
         if not self._db.keeps_marks:
-            return self._verify_keyed(groups)
+            found = self._verify_keyed(groups)
+            if not found.mismatches:
+                self._confirm(next_offsets(groups))
+            return found
         lost = below_marks(groups, self._marks)
         wanted = slices_of(groups, self.stores & _TICKS)
         wrong = [m for w in wanted if (m := self._audit_slice(w.kind, w.symbol, w.from_ns, w.to_ns)) is not None]
@@ -201,6 +212,7 @@ class MemorySink:
     async def _write_keyed(self, batch: SinkBatch) -> WriteResult:
         if self._log_id not in self._db.log_ids:
             self._db.log_ids.append(self._log_id)
+            self._confirm({})
         stored = 0
         if "candles" in self.stores:
             candles = table_of(_parts(batch.groups), "candles")
@@ -213,6 +225,11 @@ class MemorySink:
             self._db.state = attrs.evolve(self._db.state, coverage=(*self._db.state.coverage, *coverage))
             stored += len(coverage)
         return WriteResult(rows_stored=stored, rows_replaced=0)
+
+    def _confirm(self, offsets: dict[int, int]) -> None:
+        confirmed = self._db.state.confirmed
+        moved = confirmed | {self._log_id: confirmed.get(self._log_id, {}) | offsets}
+        self._db.state = attrs.evolve(self._db.state, confirmed=moved)
 
     # --- reading back
 

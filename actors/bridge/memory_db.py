@@ -53,6 +53,8 @@ class State:
     candles: tuple[pa.Table, ...] = ()
     coverage: tuple[CoverageRow, ...] = ()
     replaced: dict[str, int] = attrs.field(factory=dict)
+    confirmed: dict[str, dict[int, int]] = attrs.field(factory=dict)
+    """Per log what was read back, of a database without marks."""
 
 
 @attrs.define(kw_only=True)

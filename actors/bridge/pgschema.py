@@ -184,7 +184,8 @@ create extension if not exists timescaledb;
 READER = """
 if not exists (select 1 from pg_roles where rolname = 'market_reader') then create role market_reader nologin; end if;
 grant usage on schema market to market_reader;
-grant select on market.v_quotes, market.v_trades, market.coverage, market.coverage_latest to market_reader;
+grant select on market.v_quotes, market.v_trades, market.coverage, market.coverage_latest, market.delivery
+    to market_reader;
 """
 """Needs CREATEROLE; without it readers are granted by hand."""
 

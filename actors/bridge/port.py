@@ -117,6 +117,16 @@ class Sink(Protocol):
         """
         ...
 
+    async def confirmed(self, verified: dict[int, int]) -> dict[int, int]:
+        """What of `verified`, the cursor's word, the sink itself remembers to have been read back there.
+
+        Asked after `open` said None. An older copy of the database that was put back remembers less: from there on it
+        is sent again. A sink with no such memory yet takes the cursor's over.
+
+        Raises: RetryableSinkError.
+        """
+        ...
+
     async def prepare(self, batch: SinkBatch) -> None:
         """A head start: do the work for a later `write(batch)` that needs no database. Changes nothing there."""
         ...

@@ -20,7 +20,10 @@ from runtime.board import DependencyState
 from runtime.clock import format_ns
 from runtime.errors import InvariantViolation, NotConnected, PermanentSourceError, RetryableSourceError
 
-PROGRESS_S = 5.0
+LOOK_S = 0.25
+"""While an outage is waited out: how often we show that we live, and look whether our own vendor is back."""
+OWN_VENDOR = "market"
+"""Name of the embedded simulator among the addresses on the board."""
 
 
 @attrs.frozen(kw_only=True)
@@ -127,10 +130,18 @@ class Chains:
             attempt=tries.attempt,
             wait_s=round(wait_s, 3),
         )
-        until_s = trio.current_time() + wait_s
+        until_s, address = trio.current_time() + wait_s, self._own_address()
         while (left_s := until_s - trio.current_time()) > 0:
             ctx.progress()
-            await trio.sleep(min(left_s, PROGRESS_S))
+            await trio.sleep(min(left_s, LOOK_S))
+            if exc.retry_after_s is None and self._own_address() not in ("", address):
+                tries.reset()  # it was restarted: our patience was with the one before
+                return
+            address = self._own_address()
+
+    def _own_address(self) -> str:
+        """Of the vendor that we bring along; empty while it is not up, or when the vendor is another's."""
+        return self.ctx.board.endpoints.get(OWN_VENDOR, "")
 
 
 async def _generator(

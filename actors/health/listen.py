@@ -30,7 +30,7 @@ def open_listener(listen: str) -> socket.socket:
         listener.close()
         if exc.errno == errno.EADDRINUSE:
             raise ConfigError(f"port {port} is in use by {_owner_of(port)}: set health.listen or stop it") from exc
-        raise ConfigError(f'health.listen = "{listen}": {exc.strerror}') from exc
+        raise ConfigError(f'health.listen = "{listen}": {exc.strerror}: {_advice(exc)}') from exc
     listener.setblocking(False)
     return listener
 
@@ -39,8 +39,18 @@ def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[object, 
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as exc:
-        raise ConfigError(f'health.listen: "{host}" is not an address of this machine: {exc.strerror}') from exc
+        raise ConfigError(
+            f'health.listen: "{host}" is not an address of this machine: {exc.strerror}: set it to one'
+        ) from exc
     return family, address
+
+
+def _advice(error: OSError) -> str:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "set it to an address of this machine, or to 0.0.0.0 for all of them"
+    if error.errno == errno.EACCES:
+        return "set it to a port from 1024 on, or give this user the right to lower ones"
+    return "set it to another address or port"
 
 
 def _owner_of(port: int) -> str:

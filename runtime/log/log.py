@@ -441,4 +441,7 @@ def _explain(error: OSError, disk: Disk, directory: Path) -> Exception:
         return LogSyncFailed(
             f"{directory}: {error.strerror} ({error.filename}); see the kernel's messages of this disk"
         )
-    return ConfigError(f"data directory {directory}: {error.strerror}: {error.filename}")
+    return ConfigError(
+        f"data directory {directory}: {error.strerror}: {error.filename}; "
+        "set pipeline.data_dir to a directory that we may write to"
+    )

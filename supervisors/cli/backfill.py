@@ -88,9 +88,9 @@ def order_from(args: argparse.Namespace, settings: Settings) -> Order:
 def _here(settings: Settings, order: Order) -> int:
     from actors.downloader.job_files import write_job
     from runtime.clock import SystemClock
-    from runtime.config import check_runnable
     from runtime.entropy import SystemEntropy
     from supervisors.cli.run import RunMode, run_pipeline
+    from supervisors.cli.runnable import check_runnable
     from supervisors.tree import jobs_folder
 
     check_runnable(settings, SystemClock().wall_ns())

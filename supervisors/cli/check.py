@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -11,11 +10,12 @@ from typing import Any
 
 import attrs
 
-from runtime.config import Loaded, check_runnable
+from runtime.config import Loaded
 from runtime.errors import ConfigError, NotConnected
 from runtime.settings import Secret, Settings, redact_dsn
 from supervisors.cli.exits import Exit
 from supervisors.cli.options import add_config_options, loaded_from
+from supervisors.cli.runnable import check_data_dir, check_runnable
 
 PROBE_S_MAX = 5.0
 
@@ -216,9 +216,7 @@ def surroundings(settings: Settings) -> Iterator[str]:
     from supervisors.cli.instance import is_running
 
     data_dir = settings.pipeline.data_dir
-    there = next(path for path in (data_dir, *data_dir.parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(f"pipeline.data_dir = {data_dir}: {there} is not a directory that we may write to")
+    there = check_data_dir(data_dir)
     running = is_running(settings)
     state = "a pipeline runs on it" if running else "not in use" if data_dir.exists() else "made at the first start"
     yield f"  data directory {data_dir}: {state}, {shutil.disk_usage(there).free:_} bytes free"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio  # noqa: TID251  (an adapter; the loop lives for one query, in a worker thread)
 import io
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import asyncpg
@@ -17,6 +17,7 @@ import pyarrow.csv
 
 from runtime.errors import ConfigError, NotConnected
 from runtime.settings import redact_dsn
+from supervisors.cli import query_reader
 from supervisors.cli.query import RESULT_BYTES_MAX, QueryRefused
 
 CONNECT_S_MAX = 10.0
@@ -46,25 +47,37 @@ _TYPES = {
 
 
 def query(dsn: str, sql: str) -> pa.Table:
-    """The rows of one statement.
+    """The rows of one statement of ours, as the user of the DSN: never for one that somebody typed.
 
     Raises: QueryRefused (wrong SQL, or it would write), NotConnected (server down), ConfigError (it refuses us).
     """
+    return _run(dsn, _query(dsn, sql.strip().rstrip(";").strip()))
+
+
+def query_as_reader(dsn: str, sql: str) -> pa.Table:
+    """The rows of one statement that may be anybody's, with the rights of `market_reader` alone.
+
+    Raises: as `query`; QueryRefused also when the DSN's user is mighty and no reader can be made there.
+    """
+    return _run(dsn, query_reader.read(dsn, sql.strip().rstrip(";").strip(), _query))
+
+
+def _run(dsn: str, work: Coroutine[Any, Any, pa.Table]) -> pa.Table:
     where = redact_dsn(dsn)
     try:
-        return asyncio.run(_query(dsn, sql.strip().rstrip(";").strip()))
+        return asyncio.run(work)
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as exc:
         raise ConfigError(f"{where}: {exc}") from exc
     except (asyncpg.CannotConnectNowError, asyncpg.PostgresConnectionError, asyncpg.TooManyConnectionsError) as exc:
         raise NotConnected(f"{where}: {exc}") from exc
     except asyncpg.PostgresError as exc:
-        raise QueryRefused(str(exc)) from exc
+        raise QueryRefused(": ".join(str(exc).splitlines())) from exc  # its DETAIL is a line of its own
     except (OSError, TimeoutError, asyncpg.InterfaceError) as exc:
         raise NotConnected(f"{where}: {str(exc) or type(exc).__name__}") from exc
 
 
-async def _query(dsn: str, sql: str) -> pa.Table:
-    connection = await asyncpg.connect(dsn, timeout=CONNECT_S_MAX, server_settings=_SESSION)
+async def _query(dsn: str, sql: str, **login: str) -> pa.Table:
+    connection = await asyncpg.connect(dsn, timeout=CONNECT_S_MAX, server_settings=_SESSION, **login)
     try:
         attributes = (await connection.prepare(sql)).get_attributes()
         if not attributes:

@@ -21,7 +21,6 @@ from actors.market.symbols import parse_symbol
 from runtime.actor import Seams, offload_to_thread
 from runtime.board import Board
 from runtime.clock import SystemClock
-from runtime.config import check_runnable
 from runtime.entropy import SystemEntropy
 from runtime.errors import ConfigError, InvariantViolation, LogSyncFailed, UnstoppableChild
 from runtime.notify import Notifier
@@ -31,6 +30,7 @@ from runtime.telemetry import LogSetup, configure_logging
 from supervisors.cli.exits import Exit, decisive
 from supervisors.cli.options import LOG_FILE, add_config_options, secrets_in, settings_from
 from supervisors.cli.progress import show_progress
+from supervisors.cli.runnable import check_runnable
 from supervisors.cli.service import Service, open_history
 from supervisors.engine.admin import Admin
 from supervisors.engine.exits import describe

@@ -62,7 +62,7 @@ async def _ask(settings: Settings, sink: str, query: str) -> Any:
     from supervisors.cli import query_clickhouse, query_timescale
     from supervisors.cli.servers import address_of, make_seams, servers_for
 
-    ask = query_timescale.query if settings.sinks[sink].kind == "timescale" else query_clickhouse.query
+    ask = query_timescale.query_as_reader if settings.sinks[sink].kind == "timescale" else query_clickhouse.query
 
     async def in_thread() -> Any:
         dsn = address_of(settings, sink)

@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     restarts = recent_restarts(settings)
     try:
+        check_running(settings)
         status = {**instance_of(settings).status(), "restarts": restarts}
     except NotConnected as exc:
         sys.stderr.write(f"pipeline: not running on {settings.pipeline.data_dir}: {exc}\n")
@@ -43,6 +44,24 @@ def run(args: argparse.Namespace) -> int:
         return Exit.NO
     print(json.dumps(status, indent=1) if args.json else "\n".join(lines(status)))
     return Exit.FINE if status.get("ready") else Exit.NO
+
+
+def check_running(settings: Settings) -> None:
+    """Raises: NotConnected when no process works on the data directory, whoever answers at our address."""
+    from runtime.errors import ConfigError, NotConnected
+    from supervisors.cli.instance import instance_of, is_running
+
+    try:
+        if is_running(settings):
+            return
+    except ConfigError:  # its files are another user's: only asking tells
+        return
+    instance = instance_of(settings)
+    try:
+        name = instance.status().get("service")
+    except (ConfigError, NotConnected):
+        raise NotConnected("start it with `pipeline run`") from None
+    raise NotConnected(f"{name} answers at {instance.url} but does not work on it: set pipeline.data_dir to its own")
 
 
 def recent_restarts(settings: Settings) -> list[str]:

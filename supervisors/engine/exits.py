@@ -91,11 +91,15 @@ def classify(
             return STOPPED
         # A Cancelled that no scope of the child owns: someone kept and re-raised it.
         return NORMAL if error is None else ExitReason(ExitKind.CRASHED, error)
-    if all(isinstance(e, _LIKE_SHUTDOWN) for e in inner):
+    if _are_all(inner, _LIKE_SHUTDOWN):
         return ExitReason(ExitKind.SHUTDOWN, error)
-    if outages and all(isinstance(e, outages) for e in inner):
+    if outages and _are_all(inner, outages):
         return ExitReason(ExitKind.OUTAGE, error)
     return ExitReason(ExitKind.CRASHED, error)
+
+
+def _are_all(errors: list[BaseException], kinds: tuple[type[BaseException], ...]) -> bool:
+    return isinstance(errors[0], kinds) and all(isinstance(e, kinds) for e in errors)  # the first one decides mostly
 
 
 def find_fatal(error: BaseException | None, fatal: tuple[type[BaseException], ...]) -> BaseException | None:

@@ -35,25 +35,22 @@ class RestartWindow:
         """Count one restart attempt at monotonic `now_s`; False = the budget is exceeded, give up."""
         if self._intensity is None:
             return True
-        self._times_s.append(self._cut(now_s))
-        self._forget(now_s)
+        now_s = math.floor(now_s) if self._intensity.whole_seconds else now_s
+        self._times_s.append(now_s)
+        self._forget_before(now_s - self._intensity.period_s)
         return len(self._times_s) <= self._intensity.restarts_max
 
     def left(self, now_s: float) -> int | None:
         """How many restarts the budget still allows at `now_s`; None = any number."""
         if self._intensity is None:
             return None
-        self._forget(now_s)
+        now_s = math.floor(now_s) if self._intensity.whole_seconds else now_s
+        self._forget_before(now_s - self._intensity.period_s)
         return max(0, self._intensity.restarts_max - len(self._times_s))
 
-    def _forget(self, now_s: float) -> None:
-        if self._intensity is not None:
-            oldest_s = self._cut(now_s) - self._intensity.period_s
-            while self._times_s and self._times_s[0] < oldest_s:
-                self._times_s.popleft()
-
-    def _cut(self, now_s: float) -> float:
-        return math.floor(now_s) if self._intensity and self._intensity.whole_seconds else now_s
+    def _forget_before(self, oldest_s: float) -> None:
+        while self._times_s and self._times_s[0] < oldest_s:
+            self._times_s.popleft()
 
 
 class ChildView(msgspec.Struct, frozen=True):

@@ -220,7 +220,8 @@ def test_a_key_of_a_later_version_is_refused_not_ignored(complaint, key):
         ),
         ("HOLDFAST__LOG__PARTITIONS", "x", 'HOLDFAST__LOG__PARTITIONS: log.partitions = "x": expected a whole number'),
         ("HOLDFAST__LOG", "3", "HOLDFAST__LOG: log is a table"),
-        ("HOLDFAST__", "3", "unknown table"),
+        ("HOLDFAST__", "3", "HOLDFAST__: expected HOLDFAST__TABLE__KEY, like HOLDFAST__LOG__PARTITIONS"),
+        ("HOLDFAST__LOG__", "3", "HOLDFAST__LOG__: expected HOLDFAST__TABLE__KEY"),
     ],
 )
 def test_a_wrong_environment_variable_names_itself(complaint, name, value, words):
@@ -381,3 +382,15 @@ def test_any_text_gives_settings_or_one_kind_of_error(tmp_path_factory, text):
     (directory / "config.toml").write_text(text)
     with contextlib.suppress(ConfigError):
         load(cwd=directory, overrides=[f"log.partitions={text}"])
+
+
+@pytest.mark.parametrize(
+    ("symbols", "words"),
+    [
+        ('["C:EURUSD", "EURUSD"]', '"EURUSD" is none of them'),
+        ('["C:EURUSD", "C:EURUSD"]', '"C:EURUSD" is there twice'),
+        ('["C:EURUSD", "\\u001b[2J"]', '"\\x1b[2J" is none of them'),
+    ],
+)
+def test_the_symbol_that_is_wrong_is_named(complaint, symbols, words):
+    assert complaint(f"[pipeline]\nsymbols = {symbols}\n").endswith(words)

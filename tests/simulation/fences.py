@@ -303,6 +303,12 @@ class _SlowSink:
         await self._travel()
         return marks
 
+    async def reached(self) -> dict[int, int]:
+        return await self.inner.reached()
+
+    async def confirmed(self, verified: dict[int, int]) -> dict[int, int]:
+        return await self.inner.confirmed(verified)
+
     async def prepare(self, batch: SinkBatch) -> None:
         await self.inner.prepare(batch)
 

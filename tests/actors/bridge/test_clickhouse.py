@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 
+import attrs
 import pytest
 import trio
 
@@ -82,6 +84,110 @@ async def test_killed_in_mid_run_and_started_again_it_shows_every_bar_once(store
         ctx.drain_requested.set()
     assert await store.candles() == expected(log)
     assert cursor.cursor.verified == {2: 80, 3: 80}
+
+
+@attrs.define
+class Life:
+    """One run of a delivery until everything is verified, on a cursor that survives."""
+
+    store: ClickHouseStore
+    log: LogBuilder
+    cursor: MemoryCursor = attrs.field(factory=MemoryCursor)
+
+    async def run(self) -> None:
+        own = seams()
+        ctx = context("bridge.clickhouse", own)
+        actor = Delivery(
+            sink=self.store.factory(),
+            consumers=Consumers(self.log).both,
+            cursor=self.cursor,
+            backoff=Backoff(initial_s=0.05, max_s=0.3),
+        )
+        states = own.board.consumers
+
+        def is_done() -> bool:
+            state = states.get("bridge.clickhouse")
+            return state is not None and state.verified_position == self.log.end
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(actor.run, ctx)
+                while not is_done():  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+                ctx.drain_requested.set()
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize("older_copy_has", [0, 1, 3])
+async def test_an_older_copy_of_the_directory_that_is_put_back_is_filled_up_again(
+    store, clickhouse_server, older_copy_has
+):
+    log = log_of_bars(older_copy_has)
+    life = Life(store, log)
+    async with store.factory()(seams()) as sink:  # the database is there before the copy
+        await sink.open(LOG_ID)
+    if older_copy_has:
+        await life.run()
+    copy = clickhouse_server.folder / f"copy-{store.name}"
+    await trio.to_thread.run_sync(clickhouse_server.kill)
+    shutil.copytree(clickhouse_server.folder / "data", copy, symlinks=True)
+    await trio.to_thread.run_sync(clickhouse_server.start)
+    log.groups[:] = log_of_bars(9).groups
+    log.end = log.groups[-1].end_position
+    await life.run()
+    await trio.to_thread.run_sync(clickhouse_server.kill)
+    shutil.rmtree(clickhouse_server.folder / "data")
+    copy.rename(clickhouse_server.folder / "data")
+    await trio.to_thread.run_sync(clickhouse_server.start)
+    assert await store.sql("select count() from DB.candles final") == [(60 * older_copy_has,)]
+    await life.run()
+    assert await store.candles() == expected(log)
+    assert life.cursor.cursor.verified == {2: 10, 3: 8}
+
+
+@pytest.mark.stack
+async def test_after_a_stop_nothing_is_sent_again(store):
+    life = Life(store, log_of_bars(3))
+    await life.run()
+    life.log.groups[:] = log_of_bars(4).groups
+    life.log.end = life.log.groups[-1].end_position
+    await store.sql("system stop merges DB.candles")
+    await life.run()
+    assert await store.sql("select count() from DB.candles") == [(240,)]
+
+
+@pytest.mark.stack
+async def test_a_database_from_before_there_were_marks_believes_the_cursor_once(store):
+    life = Life(store, log_of_bars(3))
+    await life.run()
+    await store.sql("drop table DB.pipeline_marks")
+    await store.sql("system stop merges DB.candles")
+    await life.run()
+    assert await store.sql("select count() from DB.candles") == [(180,)]
+    assert life.cursor.cursor.verified == {2: 4, 3: 2}
+
+
+@pytest.mark.stack
+async def test_a_dropped_table_is_filled_again_from_the_log(store):
+    life = Life(store, log_of_bars(3))
+    await life.run()
+    await store.sql("drop table DB.candles")
+    await life.run()
+    assert await store.candles() == expected(life.log)
+
+
+@pytest.mark.stack
+async def test_a_copy_put_back_between_two_calls_is_noticed_before_the_marks_move_on(store):
+    log = log_of_bars(4)
+    async with store.factory()(seams()) as sink:
+        await sink.open(LOG_ID)
+        await sink.write(SinkBatch(groups=tuple(log.groups[:2]), marks={2: (0, 2), 3: (0, 2)}))
+        await sink.verify(tuple(log.groups[:2]))
+        await store.sql("alter table DB.pipeline_marks delete where next_offset > 0 settings mutations_sync = 1")
+        await sink.write(SinkBatch(groups=tuple(log.groups[2:]), marks={2: (2, 4), 3: (2, 4)}))
+        await trio.sleep(1)
+        with pytest.raises(RetryableSinkError, match="put back"):
+            await sink.verify(tuple(log.groups[2:]))
 
 
 @pytest.mark.stack

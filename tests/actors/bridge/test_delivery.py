@@ -389,3 +389,41 @@ async def test_mutant_skip_on_outage_is_caught(tick_rig, monkeypatch, autojump_c
     monkeypatch.setattr(delivery._Session, "_begin", skipping)
     await run_with_faults(tick_rig)
     assert seen(tick_rig) != replaced_expected(tick_rig.log)
+
+
+async def test_an_older_copy_of_a_keyed_database_is_filled_up_again(bar_rig, autojump_clock):
+    bars(bar_rig.log, 3)
+    async with bar_rig.running():
+        await bar_rig.wait_verified()
+    older = bar_rig.db.state
+    bars(bar_rig.log, 5)
+    async with bar_rig.running():
+        await bar_rig.wait_verified()
+    whole = bars_seen(bar_rig)
+    bar_rig.db.state = older
+    bar_rig.board.consumers.clear()
+    async with bar_rig.running():
+        await bar_rig.wait_verified()
+    assert bars_seen(bar_rig) == whole == bars_expected(bar_rig.log)
+    assert bar_rig.cursor.cursor.verified == {2: 16}
+
+
+async def test_a_sink_that_trusts_the_cursor_alone_does_not_notice_an_older_copy(bar_rig, autojump_clock, monkeypatch):
+    """The control: without the marks beside the rows it ends well and is not."""
+
+    async def believes(self, verified):
+        return verified
+
+    monkeypatch.setattr(MemorySink, "confirmed", believes)
+    bars(bar_rig.log, 3)
+    async with bar_rig.running():
+        await bar_rig.wait_verified()
+    older = bar_rig.db.state
+    bars(bar_rig.log, 5)
+    async with bar_rig.running():
+        await bar_rig.wait_verified()
+    bar_rig.db.state = older
+    bar_rig.board.consumers.clear()
+    async with bar_rig.running():
+        await bar_rig.wait_verified()
+    assert bars_seen(bar_rig) != bars_expected(bar_rig.log)

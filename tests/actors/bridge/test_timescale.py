@@ -259,15 +259,15 @@ async def test_a_reader_in_a_long_transaction_does_not_hold_up_a_new_month(store
 # --- what readers are given
 
 
-async def test_a_reader_may_read_the_views_by_their_bare_names_and_nothing_else(store):
+async def test_a_reader_may_read_the_views_by_their_bare_names_the_marks_and_nothing_else(store):
     log = log_of_slices(1)
     async with store.factory()(seams()) as sink:
         await sink.open(LOG_ID)
         await sink.write(whole(log))
-    for view in ("v_quotes", "v_trades", "market.coverage", "coverage_latest"):
+    for view in ("v_quotes", "v_trades", "market.coverage", "coverage_latest", "market.delivery"):
         rows = await store.sql(f"select has_table_privilege('market_reader', '{view}', 'select')")
         assert rows[0][0] is True
-    for table in ("quotes", "trades", "coverage_records", "delivery", "symbols"):
+    for table in ("quotes", "trades", "coverage_records", "pipeline_log", "symbols"):
         rows = await store.sql(f"select has_table_privilege('market_reader', 'market.{table}', 'select')")
         assert rows[0][0] is False
     assert len(await store.sql("select * from v_quotes")) == 200

@@ -379,6 +379,56 @@ async def test_a_rate_limit_is_waited_for_and_is_not_down(kit, autojump_clock):
     assert rig.board.dependencies["memory"].state is DependencyState.UP
 
 
+@pytest.mark.parametrize(
+    ("addresses", "waits_s"),
+    [
+        (("", "http://1"), (100, 102)),  # restarted where it was
+        (("http://1", "http://2"), (100, 102)),  # and elsewhere
+        (("http://1", "http://1"), (105, 1000)),  # it did not move: patience
+        (("", ""), (105, 1000)),
+    ],
+)
+async def test_a_vendor_of_our_own_that_is_back_is_asked_at_once(kit, autojump_clock, addresses, waits_s):
+    ticks = kit.make_ticks(18, kit.T0, kit.T0 + NS_PER_HOUR, 100)
+    rig, end = one(kit, ticks, hours=1)
+    rig.limits = DownloadLimits(fetch=FetchLimits(backoff=Backoff(initial_s=1.0, max_s=1000.0, jitter=0.0)))
+    source = rig.source()
+    back_s = trio.current_time() + 100
+    source.next_fault = lambda: Fault.TIMEOUT if trio.current_time() < back_s else None
+    rig.source = lambda: source
+    done_s = []
+
+    async def restart():
+        await trio.sleep(0.01)
+        rig.board.endpoints["market"] = addresses[0]
+        await trio.sleep_until(back_s)
+        rig.board.endpoints["market"] = addresses[1]
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(restart)
+        await rig.run_until(lambda: is_finished(rig))
+        done_s.append(trio.current_time() - back_s + 100)
+    assert waits_s[0] <= done_s[0] <= waits_s[1]
+    assert kit.stored(rig.log, PRODUCER) == kit.as_counter(ticks, kit.T0, end)
+
+
+async def test_a_vendor_that_said_when_to_come_back_is_not_asked_before(kit, autojump_clock):
+    rig, _ = one(kit, kit.make_ticks(19, kit.T0, kit.T0 + NS_PER_HOUR, 100), hours=1)
+    source = rig.source()
+    source.next_fault = faults_in_order([Fault.RATE_LIMIT])
+    rig.source = lambda: source
+
+    async def restart():
+        await trio.sleep(1)
+        rig.board.endpoints["market"] = "http://2"
+
+    began_s = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(restart)
+        await rig.run_until(lambda: is_finished(rig))
+    assert trio.current_time() - began_s >= 12.0
+
+
 async def test_a_refused_symbol_is_named_and_does_not_stop_the_others(kit, autojump_clock):
     ticks = kit.make_ticks(11, kit.T0, kit.T0 + NS_PER_HOUR, 100)
     end = kit.T0 + NS_PER_HOUR

@@ -51,6 +51,8 @@ WRITES = [
     ("timescale", "WITH gone AS (DELETE FROM market.quotes RETURNING 1) SELECT count(*) FROM gone"),
     ("timescale", "SELECT set_config('transaction_read_only', 'off', false); DROP TABLE market.quotes"),
     ("timescale", "SELECT 1) TO PROGRAM 'false' --"),
+    ("timescale", "SELECT pg_read_file('/etc/passwd')"),
+    ("timescale", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'holdfast'"),
     ("clickhouse", "ALTER TABLE candles DELETE WHERE 1"),
     ("clickhouse", "DROP TABLE candles"),
 ]
