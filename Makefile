@@ -40,3 +40,9 @@ bench: install
 .PHONY: powercuts
 powercuts: install
 	$(BIN)/python -m tests.powercuts --seed $(SEED) --rounds $(ROUNDS)
+
+FIRST ?= 0
+SEEDS ?= 200
+.PHONY: simulate
+simulate: install
+	$(BIN)/python -m tests.simulation run --first $(FIRST) --seeds $(SEEDS)

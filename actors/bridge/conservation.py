@@ -36,7 +36,7 @@ class LedgerLine:
     pending: int
     """Above the sink's marks: not sent yet."""
     before: int
-    """There when the log was adopted: not from this log."""
+    """Not from this log, but put there by others that filled the same database (`--adopt`)."""
     unaccounted: int
     """Below the marks and nowhere: lost."""
     duplicated: int

@@ -156,7 +156,8 @@ class MemorySink:
             counts = frame_counts(state.candles)
             kinds["candles"] = KindTotals(stored=sum(n for (p, o), n in counts.items() if o < below.get(p, 0)))
         if "coverage" in self.stores:
-            stored = sum(1 for row in self._db.coverage() if row.offset < below.get(row.partition, 0))
+            own = (row for row in self._db.coverage() if row.log_id == log_id)
+            stored = sum(1 for row in own if row.offset < below.get(row.partition, 0))
             kinds["coverage"] = KindTotals(stored=stored)
         return SinkTotals(marks=below, kinds=kinds)
 

@@ -11,9 +11,6 @@ from actors.bridge import pgschema
 from actors.bridge.rows import TICK_KINDS
 from runtime.errors import ConfigError
 
-COUNTED = {"quotes": "quotes", "trades": "trades", "coverage": "coverage_records"}
-"""Kind -> base table."""
-
 
 async def prepare_schema(con: Any) -> frozenset[str]:
     """Create what is missing; returns the kinds whose table is partitioned by month."""
@@ -60,10 +57,9 @@ async def meet(con: Any, log_id: str, *, sink: str, adopt: bool) -> None:
                 f"sink {sink}: the database holds the data of another log ({known[-1]}), ours is {log_id}. "
                 "A new data directory makes a new log. To take the database over: pipeline run --adopt"
             )
-        counts = [await con.fetchval(f"select count(*) from market.{t}") if known else 0 for t in COUNTED.values()]
+        counts = await con.fetchrow(pgschema.UNEXPLAINED) if known else (0, 0)
         await con.execute(
-            "insert into market.pipeline_log (log_id, quotes_before, trades_before, coverage_before)"
-            " values ($1, $2, $3, $4)",
+            "insert into market.pipeline_log (log_id, quotes_before, trades_before) values ($1, $2, $3)",
             log_id,
             *counts,
         )

@@ -39,6 +39,15 @@ create table if not exists market.coverage_records (
 create index if not exists coverage_records_interval on market.coverage_records (symbol, kind, from_ns);
 create index if not exists coverage_records_long on market.coverage_records (symbol, kind, from_ns)
     where to_ns - from_ns > 86400000000000;
+do $books$ begin
+    if not exists (select 1 from pg_attribute
+            where attrelid = 'market.delivery'::regclass and attname = 'quotes_copied') then
+        alter table market.delivery add column quotes_copied int8 not null default 0,
+            add column trades_copied int8 not null default 0;
+        -- What was copied before is not known by kind. So much is: what is left of it was not replaced (see BOOKS).
+        update market.delivery set quotes_copied = quotes_replaced, trades_copied = trades_replaced;
+    end if;
+end $books$;
 """
 
 _DAY_NS = 86_400_000_000_000
@@ -195,8 +204,10 @@ execute format('alter database %I set search_path = "$user", public, market', cu
 """Needs ownership of the database: new sessions find `v_quotes` without its schema."""
 
 MOVE_MARKS = """
-update market.delivery d set next_offset = m.hi, rows_copied = d.rows_copied + m.copied, updated_at = now()
-from unnest($2::int4[], $3::int8[], $4::int8[], $5::int8[]) m(log_partition, lo, hi, copied)
+update market.delivery d set next_offset = m.hi, rows_copied = d.rows_copied + m.copied, updated_at = now(),
+    quotes_copied = d.quotes_copied + m.quotes, trades_copied = d.trades_copied + m.trades
+from unnest($2::int4[], $3::int8[], $4::int8[], $5::int8[], $6::int8[], $7::int8[])
+    m(log_partition, lo, hi, copied, quotes, trades)
 where d.log_id = $1 and d.log_partition = m.log_partition and d.next_offset = m.lo
 """
 """The compare-and-set that makes delivery exactly-once: must update one row per partition of the batch."""
@@ -298,9 +309,21 @@ def doubles(kind: str) -> str:
 
 
 BOOKS = """
-select coalesce(sum(d.quotes_replaced), 0)::int8 as quotes_replaced, 0::int8 as coverage_replaced,
-    coalesce(sum(d.trades_replaced), 0)::int8 as trades_replaced, coalesce(max(p.quotes_before), 0) as quotes_before,
-    coalesce(max(p.trades_before), 0) as trades_before, coalesce(max(p.coverage_before), 0) as coverage_before
-from (select 1) one left join market.delivery d on d.log_id = $1 left join market.pipeline_log p on p.log_id = $1
+select coalesce(sum(quotes_replaced), 0)::int8 as quotes_replaced,
+    coalesce(sum(trades_replaced), 0)::int8 as trades_replaced,
+    (coalesce(sum(quotes_copied) filter (where log_id <> $1), 0) + (select coalesce(max(quotes_before), 0)
+        from market.pipeline_log where log_id = $1))::int8 as quotes_before,
+    (coalesce(sum(trades_copied) filter (where log_id <> $1), 0) + (select coalesce(max(trades_before), 0)
+        from market.pipeline_log where log_id = $1))::int8 as trades_before
+from market.delivery
 """
+"""Ticks do not say whose log they are from, so all logs' books count: what this one's ledger cannot know was copied by
+the others, or stood there unexplained by any books when this log came (`…_before`); and any log's slices may replace.
+"""
+UNEXPLAINED = """
+select (select count(*) from market.quotes) - coalesce(sum(quotes_copied - quotes_replaced), 0) as quotes,
+    (select count(*) from market.trades) - coalesce(sum(trades_copied - trades_replaced), 0) as trades
+from market.delivery
+"""
+COUNT_COVERAGE = "select count(*) from market.coverage_records where log_id = $1"
 MARKS = "select log_partition, next_offset from market.delivery where log_id = $1"

@@ -207,6 +207,7 @@ class PostgresSink:
             [low for _, (low, _) in moves],
             [high for _, (_, high) in moves],
             [decoded.rows.get(partition, 0) for partition, _ in moves],
+            *([decoded.ticks.get((kind, partition), 0) for partition, _ in moves] for kind in TICK_KINDS),
         )
         if affected(status) != len(moves):
             raise RetryableSinkError(f"{self.name}: somebody else moved the mark (expected {batch.marks})")
@@ -287,12 +288,15 @@ class PostgresSink:
         async with con.transaction(isolation="repeatable_read", readonly=True):
             marks = dict(await con.fetch(pgschema.MARKS, log_id))
             books = await con.fetchrow(pgschema.BOOKS, log_id)
-            for kind, table in pgopen.COUNTED.items():
+            for kind in TICK_KINDS:
                 if kind in self.stores:
-                    stored = await con.fetchval(f"select count(*) from market.{table}", timeout=timeout_s)
+                    stored = await con.fetchval(f"select count(*) from market.{kind}", timeout=timeout_s)
                     kinds[kind] = KindTotals(
                         stored=stored, replaced=books[f"{kind}_replaced"], before=books[f"{kind}_before"]
                     )
+            if "coverage" in self.stores:
+                stored = await con.fetchval(pgschema.COUNT_COVERAGE, log_id, timeout=timeout_s)
+                kinds["coverage"] = KindTotals(stored=stored)
         return SinkTotals(marks=marks, kinds=kinds)
 
 

@@ -44,6 +44,8 @@ class Decoded:
     """(kind, datetime64[M])."""
     rows: dict[int, int]
     """Rows to be copied per partition, coverage included."""
+    ticks: dict[tuple[str, int], int]
+    """The same per (kind, partition), without coverage."""
 
 
 def decode_batch(batch: SinkBatch, kinds: frozenset[str]) -> Decoded:
@@ -52,12 +54,14 @@ def decode_batch(batch: SinkBatch, kinds: frozenset[str]) -> Decoded:
     found = tuple(_decode_step(step, ticks, "coverage" in kinds) for step in steps(batch.groups, ticks))
     rows = [rows for step in found for rows in step.ticks]
     slices = [row for step in found for row in step.slices]
+    copied = _count_ticks(found)
     return Decoded(
         steps=found,
         symbols=frozenset().union(*(_names(r, "symbol") for r in rows), {s.record.symbol for s in slices}),
         sources=frozenset().union(*(_names(r, "source") for r in rows)),
         months=frozenset((r.kind, month) for r in rows for month in pgschema.months_of(_ts_ns(r))),
-        rows=_count(found),
+        rows=_count(found, copied),
+        ticks=copied,
     )
 
 
@@ -75,12 +79,21 @@ def _ts_ns(rows: Rows) -> np.ndarray:
     return times
 
 
-def _count(found: Sequence[DecodedStep]) -> dict[int, int]:
-    total: dict[int, int] = {}
+def _count_ticks(found: Sequence[DecodedStep]) -> dict[tuple[str, int], int]:
+    total: dict[tuple[str, int], int] = {}
     for step in found:
         for rows in step.ticks:
             for partition, count in zip(*np.unique(rows.partition, return_counts=True), strict=True):
-                total[int(partition)] = total.get(int(partition), 0) + int(count)
+                key = (rows.kind, int(partition))
+                total[key] = total.get(key, 0) + int(count)
+    return total
+
+
+def _count(found: Sequence[DecodedStep], ticks: Mapping[tuple[str, int], int]) -> dict[int, int]:
+    total: dict[int, int] = {}
+    for (_, partition), count in ticks.items():
+        total[partition] = total.get(partition, 0) + count
+    for step in found:
         for row in step.coverage:
             total[row.partition] = total.get(row.partition, 0) + 1
     return total

@@ -75,9 +75,9 @@ class KindTotals:
     stored: int
     """Rows there now, each identity once."""
     replaced: int = 0
-    """Rows that later slices deleted."""
+    """Rows that later slices deleted, of this log or of another."""
     before: int = 0
-    """Rows that were there when this log was adopted: not from this log."""
+    """Rows that are not from this log: other logs', and what was there before any."""
     duplicated: int = 0
     """Rows beyond the first of their identity that a reader of the views would see."""
 

@@ -262,6 +262,9 @@ def lines(found: Verification) -> Iterator[str]:
     yield f"log {found.log_id}"
     yield from _table(head, rows)
     for report in found.sinks:
+        for line in report.lines:
+            if line.before:
+                yield f"{report.sink}: {line.kind}: {line.before:,} rows were put there by other logs (--adopt)"
         if report.rows_audited:
             yield f"{report.sink}: {report.rows_audited:,} rows compared with their slices' checksums"
         yield from _unaudited(report)

@@ -57,6 +57,9 @@ REACHED_MIN: dict[str, float] = {
     "read-back found less": 0,
 }
 
+TOLD_MAX = 5
+"""Failures shown with their traces; of the others only the seed."""
+
 
 @attrs.frozen(kw_only=True)
 class Result:
@@ -180,7 +183,7 @@ class Campaign:
             virtual_s += result.virtual_s
             if result.failure:
                 self.failed.append(result)
-                print(told(result), flush=True)
+                print(told(result) if len(self.failed) <= TOLD_MAX else f"SEED={result.seed} failed, too", flush=True)
         took_s = time.monotonic() - began_s
         print(
             f"{self.seeds} seeds from {self.first}: {len(self.failed)} failed; {took_s:.1f} s, "

@@ -64,7 +64,7 @@ class Chaos:
         world = self.world
         world.disk.capacity_bytes = None
         world.disk._faults.clear()
-        world.disk._crash_at = None
+        world.disk._crash_at = world.disk.die_at = None
         world.disk.bug_after = None
         world.vendor_is_down = False
         world.step_trap = None
@@ -89,7 +89,10 @@ class Chaos:
         world.step_trap = (world.steps + self.rng.choice((0, 1, 7, 60, 400)) + self.rng.randrange(9), strike)
 
     async def _disk_death(self) -> None:
-        self.world.disk.crash_after(self.rng.randrange(40))
+        if self.rng.random() < 0.7:  # inside of a commit, where it hurts
+            self.world.disk.die_at = (self.rng.choice(("write", "write", "sync")), self.rng.randrange(3))
+        else:
+            self.world.disk.crash_after(self.rng.randrange(40))
 
     async def _restart(self) -> None:
         if self.world.process is not None:

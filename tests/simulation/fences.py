@@ -76,6 +76,8 @@ class SimDisk(MemoryDisk):
         super().__init__(seed=seed)
         self.world = world
         self.bug_after: int | None = None
+        self.die_at: tuple[str, int] | None = None
+        """(operation, how many of them on segments are still fine): the process ends inside of the next one."""
         self._is_watched = False
 
     @contextmanager
@@ -97,6 +99,11 @@ class SimDisk(MemoryDisk):
                 self.bug_after = None
                 self.world.trace(f"bug in {op} {path.name}", reached="bug in a disk operation")
                 raise PlantedBug(f"in {op} of {path.name}")
+        if self.die_at is not None and op == self.die_at[0] and ".seg" in path.name:
+            self.die_at = (op, self.die_at[1] - 1)
+            if self.die_at[1] < 0:
+                self.die_at = None
+                self.crash_after(0)
         try:
             super().step(op, path)
         except SimulatedCrash:
@@ -294,6 +301,9 @@ class _SlowSink:
     def stores(self) -> frozenset[str]:
         return self.inner.stores
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
     async def open(self, log_id: str) -> dict[int, int] | None:
         self.world.look_rate(f"connections to {self.name}")
         await self._travel()
@@ -333,17 +343,6 @@ class _SlowSink:
         if result.mismatches:
             self.world.trace(f"{self.name} read back: {result.mismatches[0].what}", reached="read-back found less")
         return result
-
-    async def totals(self, log_id: str, marks: dict[int, int]) -> Any:
-        await self._travel()
-        return await self.inner.totals(log_id, marks)
-
-    async def audit(self, from_ns: int, to_ns: int) -> VerifyResult:
-        await self._travel()
-        return await self.inner.audit(from_ns, to_ns)
-
-    async def close(self) -> None:
-        await self.inner.close()
 
     async def _travel(self) -> None:
         self.fence.check()

@@ -326,7 +326,7 @@ class World:
         process = self.process
         if process is None or process.fence.dead:
             return
-        how = self.rng("disk").choice(("kill", "power"))
+        how = self.rng("disk").choice(("kill", "power", "power"))
         self.trace(f"dies: {how} in {op} {path.name}", reached=f"process dies in {op}")
         self._power = how
         self._fence_off(process)

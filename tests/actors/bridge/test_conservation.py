@@ -7,10 +7,10 @@ import json
 import attrs
 import pytest
 
-from actors.bridge.conservation import ledger, verify_sink
+from actors.bridge.conservation import LedgerLine, ledger, verify_sink
 from actors.bridge.port import KindTotals, Mismatch, SinkBatch, SinkTotals, VerifyResult
 from actors.bridge.rows import counted_as
-from tests.support.bridge import EUR, HOUR, LOG_ID, MINUTE, T0, LogBuilder, log_of_bars, quotes
+from tests.support.bridge import DAY, EUR, HOUR, LOG_ID, MINUTE, T0, LogBuilder, log_of_bars, quotes, trades
 from tests.support.sink_servers import clickhouse_server, postgres_server
 from tests.support.sinks import ClickHouseStore, PostgresStore, seams
 
@@ -176,6 +176,71 @@ async def test_postgres_balances_and_a_deleted_and_a_doubled_row_are_found(datab
     problems = (await look()).problems
     assert any("stored twice" in p for p in problems)
     assert any("missing or double: 6 rows, expected 7" in p for p in problems)
+
+
+@pytest.mark.stack
+async def test_the_books_of_two_logs_balance_in_one_database_and_when_the_first_comes_back(database):
+    first, second = LogBuilder(), LogBuilder(log_id=LOG_ID[::-1], stamp_ns=T0 + 20 * DAY)
+    for i in range(4):
+        first.slice(T0 + i * HOUR, T0 + (i + 1) * HOUR, 20)
+    first.slice(T0, T0 + HOUR, 7)
+    second.slice(T0 + HOUR, T0 + 2 * HOUR, 30)  # replaces 20 of the first
+    second.slice(T0 + 8 * HOUR, T0 + 9 * HOUR, 11)
+    second.append([(3, "trades", trades("X:BTCUSD", [(T0, 1.0, 1.0, None, None)]))])
+
+    async def deliver(log: LogBuilder, groups: slice, marks: dict[int, tuple[int, int]]) -> None:
+        async with database.factory(adopt=True)(seams()) as sink:
+            await sink.open(log.log_id)
+            await sink.write(SinkBatch(groups=tuple(log.groups[groups]), marks=marks))
+
+    async def balance(log: LogBuilder) -> dict[str, LedgerLine]:
+        found = await verify_sink(database.factory(), seams(), log_id=log.log_id, marks={}, row_counts=counts(log))
+        assert found.ok, found.problems
+        return {line.kind: line for line in found.lines}
+
+    await deliver(first, slice(None), {2: (0, 10)})
+    await balance(first)
+    await deliver(second, slice(None), {2: (0, 4), 3: (0, 1)})
+    lines = await balance(second)
+    assert (lines["coverage"].accepted, lines["coverage"].stored) == (2, 2)
+    assert (lines["quotes"].accepted, lines["quotes"].before, lines["quotes"].replaced) == (41, 87, 40)
+    lines = await balance(first)
+    assert (lines["quotes"].stored, lines["quotes"].before, lines["trades"].before) == (88, 41, 1)
+    first._stamp_ns = T0 + 30 * DAY
+    first.slice(T0 + 8 * HOUR, T0 + 9 * HOUR, 5)  # and replaces 11 of the second
+    await deliver(first, slice(5, 6), {2: (10, 12)})
+    await balance(first)
+    await balance(second)
+    await database.sql("delete from market.quotes where ts_ns = (select min(ts_ns) from market.quotes)")
+    with pytest.raises(AssertionError, match="1 rows unaccounted"):
+        await balance(first)
+
+
+@pytest.mark.stack
+async def test_a_database_of_the_first_version_is_brought_up_to_date_and_balances(database):
+    log, other = LogBuilder(), LogBuilder(log_id=LOG_ID[::-1], stamp_ns=T0 + 20 * DAY)
+    log.slice(T0, T0 + HOUR, 20)
+    log.slice(T0, T0 + HOUR, 7)
+    other.slice(T0 + HOUR, T0 + 2 * HOUR, 5)
+    async with database.factory()(seams()) as sink:
+        await sink.open(LOG_ID)
+        await sink.write(SinkBatch(groups=tuple(log.groups), marks={2: (0, 4)}))
+    for statement in (
+        "alter table market.delivery drop column quotes_copied, drop column trades_copied",
+        "drop index market.coverage_records_long",
+        "update market.schema_version set version = 1",
+    ):
+        await database.sql(statement)
+    for adopted in (log, other):
+        async with database.factory(adopt=True)(seams()) as sink:
+            await sink.open(adopted.log_id)
+            if adopted is other:
+                await sink.write(SinkBatch(groups=tuple(other.groups), marks={2: (0, 2)}))
+    for adopted in (log, other):
+        found = await verify_sink(
+            database.factory(), seams(), log_id=adopted.log_id, marks={}, row_counts=counts(adopted)
+        )
+        assert found.ok, found.problems
 
 
 @pytest.mark.stack

@@ -1,0 +1,50 @@
+"""A few dozen seeds with every `make test`; the campaign is `make simulate`. In processes of their own: Trio is patched."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.simulation.campaign import Campaign, run_seeds, told
+from tests.simulation.draw import CLASSES, draw
+from tests.simulation.market import MINUTE, candles
+
+JOBS = min(2, os.cpu_count() or 1)
+ONCE_FAILED = (6, 8, 13, 14, 37, 38, 47, 50, 75, 78, 97, 139, 144)
+"""Seeds that showed a bug of the product or of the harness, in some version of both."""
+
+
+@pytest.mark.slow
+def test_seeds_that_once_failed() -> None:
+    failed = [told(result) for result in run_seeds(ONCE_FAILED, jobs=JOBS) if result.failure]
+    assert not failed, "\n".join(failed)
+
+
+@pytest.mark.slow
+def test_a_few_dozen_seeds_hold_and_repeat_themselves() -> None:
+    campaign = Campaign(first=1_000, seeds=24, jobs=JOBS, checked_twice=4)
+    assert campaign.run(), "\n".join(told(result) for result in campaign.failed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", ["no_sync", "slice_without_delete", "cursor_before_the_answer", "the_dead_work"])
+def test_a_broken_promise_is_noticed(mutant: str) -> None:
+    """A sample; all of them by `python -m tests.simulation mutants`."""
+    assert any(result.failure for result in run_seeds(range(6), jobs=JOBS, mutant=mutant))
+
+
+def test_a_seed_is_always_the_same_draw_and_leaves_a_third_of_the_classes_out() -> None:
+    assert draw(17) == draw(17)
+    off = sum(rate == 0.0 for seed in range(300) for rate in draw(seed).rates.values())
+    assert 0.3 < off / (300 * len(CLASSES)) < 0.45
+
+
+def test_the_oracles_candles_by_hand() -> None:
+    ticks = [(0, 10, 20), (5, 30, 40), (5, 20, 30), (MINUTE, 40, 50)]
+    found = candles(ticks, {0, 4})
+    assert found["1m", "bid", 0] == (0.0001, 0.0003, 0.0001, 0.0002, 3, True)
+    assert found["1m", "mid", 0] == (0.00015, 0.00035, 0.00015, 0.00025, 3, True)
+    assert found["1m", "ask", MINUTE] == (0.0005, 0.0005, 0.0005, 0.0005, 1, False)
+    assert found["5m", "bid", 0] == (0.0001, 0.0004, 0.0001, 0.0004, 4, False)
+    assert ("15m", "bid", 0) not in found
