@@ -112,6 +112,11 @@ def open_recording(folder: Path) -> LeanRecording:
     return recording
 
 
+def find_feed(folder: Path) -> Path | None:
+    """The first feed in or below `folder`, whether its files are sound or not; None: there is none."""
+    return next(_feeds(folder, _DEPTH_MAX), None)
+
+
 def _listed(feed: Path) -> LeanRecording:
     clock = feed.resolve().name.lower()
     if clock not in CLOCKS_H:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from actors.embedded.simulator.capture import BinanceCapture, capture_files, open_capture
-from actors.embedded.simulator.recording import LeanRecording, open_recording
+from actors.embedded.simulator.recording import LeanRecording, find_feed, open_recording
 from runtime.errors import ConfigError
 
 _DEPTH_MAX = 5
@@ -47,8 +47,7 @@ def _choose(folder: Path) -> LeanRecording | Path:
     capture = find_capture(folder)
     if capture is None:
         return open_recording(folder)
-    try:
-        lean = open_recording(folder)
-    except ConfigError:
+    lean = find_feed(folder)
+    if lean is None:
         return capture
-    raise ConfigError(f"recording {folder}: holds 2 feeds, name one of them: {lean.folder} | {capture}")
+    raise ConfigError(f"recording {folder}: holds 2 feeds, name one of them: {lean} | {capture}")
