@@ -174,6 +174,8 @@ def open_parts(settings: Settings, plan: Plan, seams: Seams) -> Parts:
     data_dir = settings.pipeline.data_dir
     disk: Disk = MemoryDisk() if plan.test_mode else RealDisk()
     seams.board.facts["vendor"] = settings.downloader.vendors[0]
+    if settings.uses_simulator:
+        seams.board.facts["market"] = "SIMULATED: prices come from the embedded market simulator, not from a vendor"
     log = Log.open(
         disk,
         data_dir / "log",
