@@ -191,7 +191,7 @@ class World:
         ) in self.draw.symbols:  # L3: something new reaches every sink, and so every broken connection is noticed
             await self.submit(symbol, self.draw.from_ns, self.draw.from_ns + MINUTE)
         with trio.move_on_after(CONVERGE_S) as limit:
-            while not self._has_converged():
+            while not self._has_converged():  # noqa: ASYNC110
                 await trio.sleep(0.25)
         if limit.cancelled_caught:
             self.fails(f"L1: not converged {CONVERGE_S} s after healing: {self._state()}")
@@ -227,11 +227,11 @@ class World:
         assert process is not None
         process.stop.set()
         with trio.move_on_after(70.0) as limit:
-            while self.process is process and not process.fence.dead:
+            while self.process is process and not process.fence.dead:  # noqa: ASYNC110
                 await trio.sleep(0.1)
         if limit.cancelled_caught:
             self.fails("S13: the ordered stop did not end within its deadline")
-        while self.process is process:
+        while self.process is process:  # noqa: ASYNC110
             await trio.sleep(0.1)
         self.disk.crash(keep=0.0)
         self._at_death = None
