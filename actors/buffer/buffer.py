@@ -114,10 +114,28 @@ class Buffer:
 
     async def _commit(self, batch: list[AppendRequest], ctx: ActorContext, watch: SpaceWatch, intake: _Intake) -> None:
         try:
-            await self._write(batch, ctx, watch, intake)
+            if in_turn := self._in_turn(batch):
+                await self._write(in_turn, ctx, watch, intake)
         finally:  # a producer must not wait for ever for a buffer that is gone
             for request in batch:
                 request.answer(outcome.Error(NotConnected("the buffer ended during this commit")))
+
+    def _in_turn(self, batch: list[AppendRequest]) -> list[AppendRequest]:
+        """Without appends that came behind one that was refused (by an incarnation that ended): their producer is told
+        the same, and asks the log where it stands. Several may be under way when the first is refused."""
+        last: dict[str, int] = {}
+        kept = []
+        for request in batch:
+            if (draft := request.draft) is not None:
+                before = last.get(draft.producer)
+                if before is None:
+                    before = self.log.producer(draft.producer).sequence
+                if draft.sequence > before + 1:
+                    request.answer(outcome.Error(NotConnected("an append before this one was refused")))
+                    continue
+                last[draft.producer] = max(before, draft.sequence)
+            kept.append(request)
+        return kept
 
     async def _write(self, batch: list[AppendRequest], ctx: ActorContext, watch: SpaceWatch, intake: _Intake) -> None:
         """Commit and answer; a full disk is an outage that is waited for, with the producers blocked behind it."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from runtime.log.losses import LostFrame
 from runtime.log.recovery import Damage
-from runtime.log.types import Appended, Group, GroupDraft
+from runtime.log.types import Appended, Group, GroupDraft, ProducerState
 
 
 class CommitLog(Protocol):
@@ -23,6 +23,10 @@ class CommitLog(Protocol):
     def segments(self) -> int: ...
     @property
     def records_accepted(self) -> int: ...
+
+    def producer(self, name: str) -> ProducerState:
+        """Last durable sequence and position of a producer."""
+        ...
 
     @property
     def needs_reopen(self) -> bool:

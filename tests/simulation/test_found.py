@@ -126,3 +126,21 @@ def test_50_positions_that_found_no_space_are_stored_later() -> None:
         log.upkeep(verified=log.end_position)
     log.upkeep(verified=log.end_position)
     assert log.start_position > 0
+
+
+async def test_8_an_append_behind_a_refused_one_is_refused_too(autojump_clock: trio.abc.Clock) -> None:
+    """It was written into the gap's face: InvariantViolation, and a bug in the buffer ended the process with code 70."""
+    disk = MemoryDisk()
+    log = open_log(disk)
+    inbox: Mailbox[AppendRequest] = Mailbox("buffer", 8)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Buffer(log=log, inbox=inbox).run, context())
+        await trio.testing.wait_all_tasks_blocked()
+        late, again = AppendRequest(draft(2)), AppendRequest(draft(1))  # the former incarnation refused number 1
+        await inbox.send(late)
+        with trio.fail_after(5.0), pytest.raises(NotConnected):
+            await late.wait()
+        await inbox.send(again)
+        with trio.fail_after(5.0):
+            assert not (await again.wait()).duplicate
+        nursery.cancel_scope.cancel()
