@@ -22,7 +22,7 @@ check: install
 
 # Two processes for what is alone with itself; one for what starts servers, so that time-outs mean something.
 test: install
-	$(BIN)/pytest -q -n 2 -m "not bench and not stack"
+	$(BIN)/pytest -q -rs -n 2 -m "not bench and not stack"
 	$(BIN)/pytest -q -rs -m "stack and not bench"
 
 SEED ?= $(shell date +%s)
