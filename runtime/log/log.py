@@ -31,6 +31,7 @@ from runtime.log.segment import (
     HEADER_BYTES,
     PARTITIONS_MAX,
     Segment,
+    segment_base,
 )
 from runtime.log.tail import LogConsumer
 from runtime.log.types import Appended, Group, GroupDraft, ProducerState
@@ -423,6 +424,10 @@ def _open_meta(
             partitions=settings.partitions,
             created_ns=wall_ns(),
         )
+        store_meta(disk, directory, meta)
+    elif any((base := segment_base(name)) is not None and base < meta.start_position for name in disk.names(directory)):
+        # Recovery will remove those for good. A process that was killed may have left META in the page cache only:
+        # after a power cut it would name segments that are gone.
         store_meta(disk, directory, meta)
     if meta.partitions != settings.partitions:
         raise ConfigError(

@@ -144,3 +144,21 @@ async def test_8_an_append_behind_a_refused_one_is_refused_too(autojump_clock: t
         with trio.fail_after(5.0):
             assert not (await again.wait()).duplicate
         nursery.cancel_scope.cancel()
+
+
+def test_66_what_meta_says_is_durable_before_segments_go_for_good() -> None:
+    """Killed between write and sync of META; the next start trimmed by what it read, and the power took META back."""
+    from runtime.log.retention import Retention
+
+    disk = MemoryDisk()
+    log = open_log(disk, background_upkeep=True, retention=Retention(seconds=0))
+    for sequence in (1, 2, 3):
+        log.commit([draft(sequence, size=9_000)])
+    disk.fail("short write", suffix="META", times=1)
+    with pytest.raises(LogFull):
+        log.upkeep(verified=log.end_position)
+    disk.kill()
+    start = open_log(disk).start_position
+    assert start > 0, "the page cache did not show the new META"
+    disk.crash(keep=0.0)
+    assert open_log(disk).start_position == start
