@@ -134,3 +134,18 @@ def checkpoint_of(disk: Disk, directory: Path, log_id: str, code: int) -> int:
     if not isinstance(record, dict) or (record.get("log_id"), record.get("code")) != (log_id, code):
         return 0
     return int(record.get("input", 0))
+
+
+def durable_checkpoint(disk: Disk, directory: Path, log_id: str, code: int) -> int:
+    """`checkpoint_of` as a power cut would leave it at least; 0 when the disk does not say so. Blocking.
+
+    What is read may have been renamed by a killed process that did not come to the sync of the directory; the content
+    of the file was synced before.
+    """
+    position = checkpoint_of(disk, directory, log_id, code)
+    if position:
+        try:
+            disk.sync_directory(directory)
+        except OSError:
+            return 0
+    return position

@@ -18,7 +18,7 @@ from runtime.board import Board
 from runtime.clock import VirtualClock
 from runtime.disk_memory import MemoryDisk
 from runtime.entropy import SeededEntropy
-from runtime.errors import LogFull, NotConnected
+from runtime.errors import LogFull, LogSyncFailed, NotConnected
 from runtime.log.appender import AppendRequest
 from runtime.log.log import Log, LogSettings
 from runtime.log.types import FrameDraft, GroupDraft
@@ -162,3 +162,29 @@ def test_66_what_meta_says_is_durable_before_segments_go_for_good() -> None:
     assert start > 0, "the page cache did not show the new META"
     disk.crash(keep=0.0)
     assert open_log(disk).start_position == start
+
+
+def test_407_the_log_is_not_cut_by_a_cursor_that_is_only_in_the_page_cache() -> None:
+    """The sync of a cursor failed (or the process was killed before it); trimmed by what was read; the power took the
+    cursor back: the sink was stuck for ever, waiting for frames that were gone."""
+    from runtime.log.cursor import Cursor
+    from runtime.log.retention import Retention
+
+    disk = MemoryDisk()
+    retention = Retention(seconds=0)
+    log = open_log(disk, background_upkeep=True, retention=retention)
+    log.cursor("sink").store(Cursor())
+    for sequence in (1, 2, 3):
+        log.commit([draft(sequence, size=9_000)])
+    disk.fail("sync", suffix="cursors/sink")
+    with pytest.raises(LogSyncFailed):
+        log.cursor("sink").store(Cursor(position=log.end_position))
+    disk.kill()
+    log = open_log(disk, background_upkeep=True, retention=retention)
+    assert log.verified_by(["sink"]) == 0
+    assert log.cursor("sink").load().position == log.end_position, "the page cache did not show the new cursor"
+    log.upkeep(verified=log.verified_by(["sink"]))
+    start = log.start_position
+    assert start > 0
+    disk.crash(keep=0.0)
+    assert open_log(disk).cursor("sink").load().position >= start
