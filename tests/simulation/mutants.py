@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import outcome
 
-SEEDS = 150
+SEEDS = 400
 """Each must die within the first so many."""
 PAGE = Path(__file__).parents[2] / "docs" / "simulation.md"
 BEGIN, END = "<!-- mutants: begin (made by a command, see above) -->", "<!-- mutants: end -->"
