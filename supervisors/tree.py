@@ -17,7 +17,7 @@ import trio
 
 from actors.aggregator.aggregator import Aggregator, AggregatorSpec
 from actors.aggregator.core import CODE_VERSION
-from actors.aggregator.store import checkpoint_of
+from actors.aggregator.store import durable_checkpoint
 from actors.bridge.clickhouse import ClickHouse, ClickHouseSettings
 from actors.bridge.delivery import Delivery
 from actors.bridge.memory import Memory
@@ -131,7 +131,7 @@ class Parts:
 
     def verified(self) -> int:
         """Blocking: below it every sink has verified and the aggregator's state is durable, so the log may be cut."""
-        checkpoint = checkpoint_of(self.disk, aggregator_folder(self.settings), self.log.log_id, CODE_VERSION)
+        checkpoint = durable_checkpoint(self.disk, aggregator_folder(self.settings), self.log.log_id, CODE_VERSION)
         return min(checkpoint, self.log.verified_by(f"bridge.{name}" for name in self.settings.sinks))
 
     async def refetch_lost(self, damage: Damage, lost: Sequence[LostFrame]) -> None:
@@ -193,6 +193,8 @@ def open_parts(settings: Settings, plan: Plan, seams: Seams) -> Parts:
     data_dir = settings.pipeline.data_dir
     disk: Disk = MemoryDisk() if plan.test_mode else RealDisk()
     seams.board.facts["vendor"] = settings.downloader.vendors[0]
+    if settings.uses_simulator:
+        seams.board.facts["market"] = "SIMULATED: prices come from the embedded market simulator, not from a vendor"
     log = Log.open(
         disk,
         data_dir / "log",

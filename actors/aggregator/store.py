@@ -179,3 +179,18 @@ def _read_checkpoint(disk: Disk, directory: Path, log_id: str, code: int) -> _Ch
         return None
     known = (record.format, record.log_id, record.code) == (_FORMAT, log_id, code)
     return record if known and check == b"%08x" % zlib.crc32(body) else None
+
+
+def durable_checkpoint(disk: Disk, directory: Path, log_id: str, code: int) -> int:
+    """`checkpoint_of` as a power cut would leave it at least; 0 when the disk does not say so. Blocking.
+
+    What is read may have been renamed by a killed process that did not come to the sync of the directory; the content
+    of the file was synced before.
+    """
+    position = checkpoint_of(disk, directory, log_id, code)
+    if position:
+        try:
+            disk.sync_directory(directory)
+        except OSError:
+            return 0
+    return position

@@ -122,10 +122,10 @@ class _Session:
             reason = f"refuses rows, nothing is skipped: {reason}"
         now_ns = self.ctx.clock.wall_ns()
         self.ctx.board.dependency(self._name, DependencyState.DOWN, reason=reason, now_ns=now_ns)
-        log = self.ctx.log.error if self._stuck else self.ctx.log.warning
+        log, what = (self.ctx.log.error if self._stuck else self.ctx.log.warning), "sink_outage"
         if isinstance(exc.__cause__, NotConnected):  # a server of ours that has not started yet: nobody need worry
-            log = self.ctx.log.info
-        log("sink outage", sink=self._name, reason=reason, wait_s=round(wait_s, 2))
+            log, what = self.ctx.log.info, "waiting_for_sink"
+        log(what, sink=self._name, reason=reason, wait_s=round(wait_s, 2))
         if self._intake is not None:
             self._publish(self._intake)
         self.ctx.progress()

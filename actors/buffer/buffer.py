@@ -73,20 +73,21 @@ class Buffer:
         watch = SpaceWatch(self.log, self.keeping, ctx)
         watch.publish()
         async with trio.open_nursery() as nursery:
+            intake = _Intake(self.inbox, self.reserve, ctx)
             nursery.start_soon(watch.run)
+            nursery.start_soon(intake.watch_drain)
+            nursery.start_soon(intake.watch_reserve)
             ctx.ready()
             company = 1
-            while batch := await self._collect(ctx, company):
+            while batch := await self._collect(intake, company):
                 company = len(batch)
-                await self._commit(_Batch(batch, seam), ctx, watch)
+                await self._commit(_Batch(batch, seam), ctx, watch, intake)
                 ctx.progress()
             nursery.cancel_scope.cancel()
 
     async def _reopen(self, ctx: ActorContext) -> None:
-        """After a commit of the former incarnation that died half way.
-
-        A full disk is waited for, and holds up no start: producers block, consumers read what is there.
-        """
+        """After a commit of the former incarnation that died half way. A full disk is waited for, holding up no start:
+        producers block, consumers read what is there."""
         while self.log.needs_reopen:
             try:
                 await ctx.offload(self.log.reopen)
@@ -105,7 +106,7 @@ class Buffer:
                 return
             request.answer(outcome.Error(NotConnected("the buffer was restarted before this append was committed")))
 
-    async def _collect(self, ctx: ActorContext, company: int) -> list[AppendRequest]:
+    async def _collect(self, intake: _Intake, company: int) -> list[AppendRequest]:
         """The next commit batch; empty when drained.
 
         `company`: groups of the last one. So many are waited for, no more: a lone producer, who waits for its commit
@@ -113,15 +114,15 @@ class Buffer:
         """
         batch: list[AppendRequest] = []
         try:
-            await self._fill(batch, ctx, company)
+            await self._fill(batch, intake, company)
         except BaseException:  # ended with requests in hand: nobody else would ever answer them
             for request in batch:
                 request.answer(outcome.Error(NotConnected("the buffer ended before this append was committed")))
             raise
         return batch
 
-    async def _fill(self, batch: list[AppendRequest], ctx: ActorContext, company: int) -> None:
-        await self._first(ctx, batch)
+    async def _fill(self, batch: list[AppendRequest], intake: _Intake, company: int) -> None:
+        await intake.first(batch)
         size = sum(map(_bytes, batch))
         with trio.move_on_after(self.limits.linger_s if batch else 0.0):
             while batch and size < self.limits.bytes_max and len(batch) < self.limits.groups_max:
@@ -134,50 +135,32 @@ class Buffer:
                 batch.append(request)
                 size += _bytes(request)
 
-    async def _first(self, ctx: ActorContext, batch: list[AppendRequest]) -> None:
-        batch += self._urgent()
-        with suppress(trio.WouldBlock):
-            batch.append(self.inbox.receive_nowait())
-        if batch or ctx.drain_requested.is_set():
-            return
-        with ctx.waiting("appends"):
-            await self._receive(ctx, batch)
-
-    async def _receive(self, ctx: ActorContext, got: list[AppendRequest]) -> None:
-        """Into `got`; nothing when drained."""
-        async with trio.open_nursery() as nursery:
-
-            async def watch_drain() -> None:
-                await ctx.drain_requested.wait()
-                nursery.cancel_scope.cancel()
-
-            async def watch(inbox: Mailbox[AppendRequest]) -> None:
-                got.append(await inbox.receive())
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(watch_drain)
-            nursery.start_soon(watch, self.inbox)
-            if self.reserve is not None:
-                nursery.start_soon(watch, self.reserve)
-
-    def _urgent(self) -> list[AppendRequest]:
-        got: list[AppendRequest] = []
-        if self.reserve is not None:
-            with suppress(trio.WouldBlock):
-                while True:
-                    got.append(self.reserve.receive_nowait())
-        return got
-
-    async def _commit(self, batch: _Batch, ctx: ActorContext, watch: SpaceWatch) -> None:
-        requests = tuple(batch.requests)
+    async def _commit(self, batch: _Batch, ctx: ActorContext, watch: SpaceWatch, intake: _Intake) -> None:
         try:
-            await self._write(batch, ctx, watch)
+            if in_turn := self._in_turn(batch.requests):
+                await self._write(_Batch(in_turn, batch.seam), ctx, watch, intake)
         finally:  # a producer must not wait for ever for a buffer that is gone
-            for request in requests:
+            for request in batch.requests:
                 request.answer(outcome.Error(NotConnected("the buffer ended during this commit")))
-            watch.publish()
 
-    async def _write(self, batch: _Batch, ctx: ActorContext, watch: SpaceWatch) -> None:
+    def _in_turn(self, batch: list[AppendRequest]) -> list[AppendRequest]:
+        """Without appends that came behind one that was refused (by an incarnation that ended): their producer is told
+        the same, and asks the log where it stands. Several may be under way when the first is refused."""
+        last: dict[str, int] = {}
+        kept = []
+        for request in batch:
+            if (draft := request.draft) is not None:
+                before = last.get(draft.producer)
+                if before is None:
+                    before = self.log.producer(draft.producer).sequence
+                if draft.sequence > before + 1:
+                    request.answer(outcome.Error(NotConnected("an append before this one was refused")))
+                    continue
+                last[draft.producer] = max(before, draft.sequence)
+            kept.append(request)
+        return kept
+
+    async def _write(self, batch: _Batch, ctx: ActorContext, watch: SpaceWatch, intake: _Intake) -> None:
         """Commit and answer; a full disk is an outage that is waited for, with the producers blocked behind it."""
         while True:
             try:
@@ -189,17 +172,17 @@ class Buffer:
                 watch.committed()
                 return
             ctx.progress()
-            batch = await self._record_losses(batch, ctx)
+            batch = await self._record_losses(batch, ctx, intake)
             if not batch.requests:
                 return
             await trio.sleep(FULL_RETRY_S)
 
-    async def _record_losses(self, batch: _Batch, ctx: ActorContext) -> _Batch:
+    async def _record_losses(self, batch: _Batch, ctx: ActorContext, intake: _Intake) -> _Batch:
         """Into the space kept back for them; returns what still waits.
 
         What waits is settled anew behind them: they may have moved the offsets that a slice comes after.
         """
-        urgent = [request for request in batch.requests if request.reserved] + self._urgent()
+        urgent = [request for request in batch.requests if request.reserved] + intake.take_urgent()
         if not urgent:
             return batch
         try:
@@ -233,6 +216,57 @@ class Buffer:
         answers = iter(appended)
         for request in batch.requests:
             request.answer(outcome.Value(next(answers) if request.draft is not None else None))
+
+
+@attrs.define(eq=False)
+class _Intake:
+    """Where requests come from. Its tasks live as long as the incarnation: a nursery per commit would cost as much as
+    the commit itself."""
+
+    _inbox: Mailbox[AppendRequest]
+    _reserve: Mailbox[AppendRequest] | None
+    _ctx: ActorContext
+    _urgent: list[AppendRequest] = attrs.field(factory=list)
+    _waits: trio.CancelScope | None = None
+
+    async def watch_drain(self) -> None:
+        """End the wait for input when the supervisor asks for it."""
+        await self._ctx.drain_requested.wait()
+        self._wake()
+
+    async def watch_reserve(self) -> None:
+        """Records of losses overtake what waits in the inbox. Few: who sends one waits for its answer."""
+        try:
+            while self._reserve is not None:
+                request = await self._reserve.receive()
+                self._urgent.append(request)  # not in one expression: the list is another one after the wait
+                self._wake()
+        finally:
+            for request in self.take_urgent():
+                request.answer(outcome.Error(NotConnected("the buffer ended before this append was committed")))
+
+    async def first(self, batch: list[AppendRequest]) -> None:
+        """Put at least one request into `batch`; none when drained. Cancelled: what was received is in it."""
+        batch += self.take_urgent()
+        with suppress(trio.WouldBlock):
+            batch.append(self._inbox.receive_nowait())
+        if not batch and not self._ctx.drain_requested.is_set():
+            with (
+                self._ctx.waiting("appends"),
+                trio.CancelScope() as self._waits,
+            ):  # or the watchdog would call it stalled
+                batch.append(await self._inbox.receive())
+            self._waits = None
+            batch += self.take_urgent()
+
+    def take_urgent(self) -> list[AppendRequest]:
+        """What came by the way past a full disk."""
+        got, self._urgent = self._urgent, []
+        return got
+
+    def _wake(self) -> None:
+        if self._waits is not None:
+            self._waits.cancel()
 
 
 def _count(groups: list[Group], ctx: ActorContext) -> None:

@@ -27,6 +27,9 @@ from actors.embedded.clickhouse_access import USER, Access, Refusal, access_of, 
 from actors.embedded.clickhouse_engine import Engine, EngineAnswer, EngineError, EngineRequest
 from actors.embedded.clickhouse_sql import split_insert, why_refused
 
+DATABASE = "market"
+"""For who names none: a reader's `SELECT … FROM candles_latest` works with the bare address."""
+
 BODY_BYTES_MAX = 256 * 1024 * 1024
 BODY_BYTES_MAX_STRANGER = 1024 * 1024
 """A stranger sends queries, no rows."""
@@ -66,7 +69,7 @@ class Service:
             sql=whole,
             insert=insert,
             format=query.get("default_format") or headers.get("X-ClickHouse-Format") or "TabSeparated",
-            database=query.get("database") or headers.get("X-ClickHouse-Database") or "",
+            database=query.get("database") or headers.get("X-ClickHouse-Database") or DATABASE,
             settings=settings_of(query, stranger=stranger),
             params=params,
             read_only=stranger,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import struct
@@ -42,23 +43,36 @@ class CursorFile:
         self._log_id = bytes.fromhex(log_id)
         self._partitions = partitions_total
         self._slots = SlotFile(disk, directory / DIRECTORY / name)
+        self.durable_position = 0
+        """Of the last cursor that this process made durable: the log may be cut below it."""
 
     def load(self) -> Cursor:
-        """The newest valid state; Cursor() if there is none: start from the oldest frame, never from the newest."""
+        """The newest valid state; Cursor() if there is none: start from the oldest frame, never from the newest.
+
+        It is written once more: what is read may never have become durable (the process was killed before the sync, or
+        the sync failed). Raises LogSyncFailed.
+        """
         payload = self._slots.load()
         found = None if payload is None else unpack_cursor(payload)
-        return found[1] if found is not None and found[0] == self._log_id.hex() else Cursor()
+        if found is None or found[0] != self._log_id.hex():
+            return Cursor()
+        with contextlib.suppress(LogFull):  # then nothing is trimmed by it
+            self.store(found[1])
+        return found[1]
 
     def store(self, cursor: Cursor) -> None:
         """Durable when it returns. Raises LogFull, LogSyncFailed."""
         for partition, offset in cursor.verified.items():
             if offset > cursor.committed.get(partition, 0):
                 raise InvariantViolation(f"cursor {self.name}: verified {offset} of {partition} is above committed")
+        # A sink that lost rows steps back: from the beginning of the write on, only the lower one is promised.
+        self.durable_position = min(self.durable_position, cursor.position)
         try:
             self._slots.store(_pack(self._log_id, cursor, self._partitions))
         except OSError as error:
             kind = LogFull if error.errno in NO_SPACE else LogSyncFailed
             raise kind(f"cursor {self.name}: {error}") from error
+        self.durable_position = cursor.position
 
     def close(self) -> None:
         """Release the handle."""

@@ -16,7 +16,7 @@ from runtime.entropy import Entropy
 from runtime.errors import ConfigError, InvariantViolation, LogError, LogFull, LogSyncFailed
 from runtime.log.checksum import check_native
 from runtime.log.cursor import DIRECTORY as CURSORS
-from runtime.log.cursor import NO_SPACE, CursorFile, read_cursors
+from runtime.log.cursor import NO_SPACE, CursorFile
 from runtime.log.index import Catalog
 from runtime.log.losses import LostFrame, lost_frames, quarantine
 from runtime.log.meta import Meta, WriterLock, load_meta, meta_of_segments, store_meta, take_lock
@@ -31,6 +31,7 @@ from runtime.log.segment import (
     HEADER_BYTES,
     PARTITIONS_MAX,
     Segment,
+    segment_base,
 )
 from runtime.log.tail import LogConsumer
 from runtime.log.types import Appended, Group, GroupDraft, ProducerState
@@ -246,9 +247,13 @@ class Log:
         self._writer.upkeep()
 
     def verified_by(self, names: Iterable[str]) -> int:
-        """The position below which all these consumers have verified, as their durable cursors say. Blocking."""
-        cursors = read_cursors(self._disk, self._directory, self.log_id)
-        return min((cursors[name].position if name in cursors else 0 for name in names), default=self.end_position)
+        """The position below which all these consumers have verified, durably; 0 before they loaded their cursors.
+
+        Not read from the files: those may show what a killed process, or one that met a failing sync, never made
+        durable, and what is trimmed by it would be missed after a power cut.
+        """
+        found = [self._cursors[name].durable_position if name in self._cursors else 0 for name in names]
+        return min(found, default=self.end_position)
 
     def space(self) -> tuple[int, int]:
         """(bytes used, bytes free for us) of the volume. Blocking."""
@@ -423,6 +428,10 @@ def _open_meta(
             partitions=settings.partitions,
             created_ns=wall_ns(),
         )
+        store_meta(disk, directory, meta)
+    elif any((base := segment_base(name)) is not None and base < meta.start_position for name in disk.names(directory)):
+        # Recovery will remove those for good. A process that was killed may have left META in the page cache only:
+        # after a power cut it would name segments that are gone.
         store_meta(disk, directory, meta)
     if meta.partitions != settings.partitions:
         raise ConfigError(

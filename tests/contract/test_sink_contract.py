@@ -98,6 +98,36 @@ async def test_a_sink_without_marks_trusts_the_cursor_once_it_was_written_to(sto
         assert await sink.open(LOG_ID) is None
 
 
+@every(KEYED)
+async def test_a_sink_without_marks_confirms_of_the_cursor_what_was_read_back_there(store: Store) -> None:
+    log = LogBuilder()
+    for n in range(3):
+        bars(log, 5, revision=n + 1)
+    async with store.factory()(seams()) as sink:
+        await sink.open(LOG_ID)
+        await sink.write(batch_of(log))
+        await sink.verify(tuple(log.groups[:2]))
+    async with store.factory()(seams()) as sink:
+        assert await sink.open(LOG_ID) is None
+        assert await sink.confirmed({2: 6, 3: 9}) == {2: 4, 3: 0}
+        assert await sink.confirmed({2: 1}) == {2: 1}
+
+
+@every(WITH_MARKS)
+async def test_an_audit_counts_rows_that_no_slice_speaks_of(store: Store) -> None:
+    log = LogBuilder()
+    log.slice(T0, T0 + HOUR, 60)
+    log.slice(T0 + 30 * MINUTE, T0 + HOUR, 3)
+    async with store.factory()(seams()) as sink:
+        await sink.open(LOG_ID)
+        await sink.write(batch_of(log))
+        found = await sink.audit(T0 - DAY, T0 + DAY)
+        assert found.mismatches == ()
+        (left,) = found.unaudited
+        assert (left.kind, left.symbol, left.rows) == ("quotes", EUR, 30)
+        assert (left.from_ns, left.to_ns) == (T0, T0 + 29 * MINUTE + 1)
+
+
 @every(WITH_MARKS + KEYED)
 async def test_another_logs_data_is_refused_until_adopted(store: Store) -> None:
     log = LogBuilder()

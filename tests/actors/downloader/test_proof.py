@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from actors.downloader.proof import Border, ChainProof, DecodedPage
@@ -155,6 +155,7 @@ rows = st.lists(st.tuples(st.integers(1_000, 1_030), st.integers(0, 2)), max_siz
 
 @settings(deadline=None, max_examples=150)
 @given(rows, st.integers(1, 9), st.integers(1, 70), st.sampled_from(["right", "repeat", "lose"]), st.integers(0, 9))
+@example([(1000, 0), (1001, 0), (1001, 0)], 1, 1, "lose", 0)  # one of two equal ticks, behind an empty page
 def test_no_cut_loses_or_doubles_a_row_and_every_wrong_border_is_found(all_rows, size, probe_rows, fault, at):
     """A server that pages by row number, rightly or with one wrong border; the truth is the list itself."""
     proof = ChainProof(1_000, 1_031, pages_max=100)

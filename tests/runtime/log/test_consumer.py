@@ -318,16 +318,14 @@ def test_a_rotten_slot_costs_one_generation_and_two_mean_from_the_beginning(memo
     for position in (1, 2, 3):
         cursor.store(Cursor(position=position))
     path = memory_rig.path / "cursors" / "c"
-    size = len(memory_rig.disk.read_bytes(path))
+    whole = memory_rig.disk.read_bytes(path)
+    size = len(whole)
     for bit in range(0, 8 * size, 251):
         memory_rig.flip(path, bit)
         assert log.cursor("c").load().position in (2, 3), f"bit {bit}"
-        memory_rig.flip(path, bit)
-    positions = set()
+        memory_rig.disk._inode(path).data[:] = whole  # a load writes what it found once more
     for slot in (0, 1):
         memory_rig.flip(path, 8 * (slot * size // 2 + 30))
-        positions.add(log.cursor("c").load().position)
-    assert positions <= {2, 3, 0}
     assert log.cursor("c").load() == Cursor(), "both lost: from the oldest frame, never from the newest"
 
 
