@@ -186,11 +186,11 @@ async def test_control_a_session_that_claims_more_than_it_has_leaves_a_hole_unti
 
 async def test_heartbeats_that_lag_behind_confirmation_do_not_speak_after_it(autojump_clock):
     """A market that runs so fast, or a hour that settles so soon, that the slice comes before the last heartbeats."""
-    w = world(SCRIPTS["disconnects"], settle_s=0.0, rate=400.0)
+    w = world(settle_s=0.0, rate=400.0)
     await w.until_confirmed(T0 + 2 * H)
     check(w, T0 + 2 * H)
 
 
 async def test_control_without_the_cut_heartbeats_speak_after_a_slice(autojump_clock, monkeypatch):
     monkeypatch.setattr("actors.downloader.live_rows.clipped", lambda records, keep_out: list(records))
-    assert await spoiled(SCRIPTS["disconnects"], settle_s=0.0, rate=400.0)
+    assert await spoiled(StreamScript(), settle_s=0.0, rate=400.0)
