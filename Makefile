@@ -29,5 +29,14 @@ VICTIMS ?= pipeline
 crashes: install
 	$(BIN)/python -m tests.crashes --seed $(SEED) --rounds $(ROUNDS) --victims $(VICTIMS)
 
+SCENARIOS ?= 2000
+.PHONY: otp-diff
+otp-diff: install
+	$(BIN)/python -m tests.supervisors.otp_diff --seed $(SEED) --scenarios $(SCENARIOS)
+
 bench: install
 	$(BIN)/python -m tests.bench
+
+.PHONY: powercuts
+powercuts: install
+	$(BIN)/python -m tests.powercuts --seed $(SEED) --rounds $(ROUNDS)

@@ -105,7 +105,15 @@ class LogState:
     segments: int
     records_accepted: int
     seconds_until_loss: float | None = None
+    """How long there is room at the present rate if nobody verifies and nobody frees space; None: nothing comes in."""
     error: str = ""
+    """Why nothing is accepted."""
+    warning: str = ""
+    """What will become an error."""
+    runway_bytes: int = 0
+    """Space that is already ours."""
+    shed_backfill: str = ""
+    """Why history must not be fetched now: it can be downloaded again, what is live cannot. "" = go on."""
 
 
 @attrs.frozen(kw_only=True)

@@ -242,6 +242,9 @@ class MemoryFile:
                 raise OSError(errno.ENOSPC, "no space left", str(self._path))
             self._inode.set_size(size)
 
+    def start_writeback(self, offset: int, size: int) -> None:
+        """Nothing: what is not synced may survive a crash or not, anyway."""
+
     def datasync(self) -> None:
         """All content is safe, or the sync fails and the dirty pages are dropped."""
         try:
@@ -313,6 +316,12 @@ class MemoryDisk(DiskHelpers):
         parent = self._directories.get(path.parent)
         return path in self._directories or (parent is not None and path.name in parent.names)
 
+    def version(self, path: Path) -> object:
+        """The content itself."""
+        self.step("read", path)
+        inode = self._inode(path)
+        return id(inode), bytes(inode.data)
+
     def make_directory(self, path: Path) -> None:
         """Directories are safe at once: `RealDisk.make_directory` syncs each level."""
         for level in (path, *path.parents):
@@ -348,6 +357,11 @@ class MemoryDisk(DiskHelpers):
         """Capacity minus the lengths of all files."""
         del path
         return 1 << 62 if self.capacity_bytes is None else self.capacity_bytes - self._used()
+
+    def used_bytes(self, path: Path) -> int:
+        """Lengths of all files."""
+        del path
+        return self._used()
 
     # --- what a test does to it
 

@@ -34,6 +34,10 @@ class File(Protocol):
         """Guarantee space for the first `size` bytes; unwritten ones read as zeros. ENOSPC comes here, not later."""
         ...
 
+    def start_writeback(self, offset: int, size: int) -> None:
+        """Let the disk begin with these bytes while we do something else. Promises nothing; a sync must follow."""
+        ...
+
     def datasync(self) -> None:
         """fdatasync: content (and the length needed to read it) is safe when it returns."""
         ...
@@ -70,6 +74,10 @@ class Disk(Protocol):
         """True for a file or directory."""
         ...
 
+    def version(self, path: Path) -> object:
+        """A value that differs once the file was replaced or written to. Raises FileNotFoundError."""
+        ...
+
     def make_directory(self, path: Path) -> None:
         """Create with its parents, each name synced; fine if it exists."""
         ...
@@ -92,6 +100,10 @@ class Disk(Protocol):
 
     def free_bytes(self, path: Path) -> int:
         """What an ordinary user may still write on the volume of `path`."""
+        ...
+
+    def used_bytes(self, path: Path) -> int:
+        """What is taken of the volume of `path`, by whomever."""
         ...
 
     def read_bytes(self, path: Path) -> bytes:

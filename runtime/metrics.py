@@ -36,6 +36,7 @@ class Metrics:
         self._stored = self._counter("records_stored", "Rows a sink confirmed.", "sink", "kind")
         self._dead = self._counter("records_dead_lettered", "Rows kept aside.", "sink", "reason")
         self._dropped = self._counter("duplicates_dropped", "Rows recognised as seen before.", "stage")
+        self._held = self._counter("loop_held_seconds", "Time for which one step held up everybody else.", "actor")
         self._sync = Histogram(
             "holdfast_log_sync_seconds",
             "Time of one fdatasync of the log.",
@@ -68,6 +69,10 @@ class Metrics:
     def duplicates_dropped(self, *, stage: str, rows: int) -> None:
         """`stage` = where they were recognised: `downloader`, `buffer`, `bridge`."""
         self._dropped.labels(stage).inc(rows)
+
+    def loop_held(self, *, actor: str, seconds: float) -> None:
+        """`actor` kept the event loop for so long in one step (only long ones are told)."""
+        self._held.labels(actor).inc(seconds)
 
     def log_synced(self, seconds: float) -> None:
         """One fdatasync took so long."""

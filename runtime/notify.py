@@ -9,14 +9,17 @@ import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 
 import attrs
 import trio
 
 from runtime.clock import boot_monotonic_us
-from runtime.errors import ConfigError
+from runtime.errors import AdminRefused, ConfigError
 
 STATUS_CHARS_MAX = 200
+STATUS_S = 5.0
+"""How often the status is looked at when there is no watchdog."""
 
 
 @attrs.frozen
@@ -85,26 +88,38 @@ def _status(text: str) -> tuple[str, ...]:
 
 
 async def feed_watchdog(
-    notifier: Notifier, *, late: Callable[[], tuple[str, ...]], ping: Callable[[], Awaitable[None]]
+    notifier: Notifier,
+    *,
+    late: Callable[[], tuple[str, ...]],
+    ping: Callable[[], Awaitable[None]],
+    status: Callable[[], str] = lambda: "running",
 ) -> None:
     """Feed the watchdog at half its interval while nobody is `late` and the root supervisor answers `ping`.
 
-    Runs in the Trio loop on purpose: a loop that is held feeds nothing. Returns at once when there is no watchdog.
+    What is wrong, or else `status`, goes into `systemctl status` when it changes. Runs in the Trio loop on purpose: a
+    loop that is held feeds nothing. Returns at once when nobody listens.
     """
-    if notifier.watchdog_s is None:
+    if not notifier.address:
         return
-    beat_s = notifier.watchdog_s / 2
-    said = ""
+    beat_s = STATUS_S if notifier.watchdog_s is None else notifier.watchdog_s / 2
+    said = status()  # READY=1 brought it along
     while True:
-        names = late()
-        answered = False
-        with trio.move_on_after(beat_s / 2):
-            await ping()
-            answered = True
-        trouble = f"late: {', '.join(names)}" if names else "" if answered else "the root supervisor does not answer"
-        if not trouble:
+        trouble = await _trouble(late(), ping, beat_s / 2)
+        if not trouble and notifier.watchdog_s is not None:
             notifier.watchdog()
-        if trouble != said:
-            notifier.status(trouble or "running")
-            said = trouble
+        text = trouble or status()
+        if text != said:
+            notifier.status(text)
+        said = text
         await trio.sleep(beat_s)
+
+
+async def _trouble(late: tuple[str, ...], ping: Callable[[], Awaitable[None]], patience_s: float) -> str:
+    """ "" = all is well."""
+    answered = False
+    with trio.move_on_after(patience_s), suppress(AdminRefused):
+        await ping()
+        answered = True
+    if late:
+        return f"late: {', '.join(late)}"
+    return "" if answered else "the root supervisor does not answer"

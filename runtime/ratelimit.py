@@ -88,6 +88,10 @@ class RateLimit:
             while (wait_s := self._budget.take(trio.current_time())) > 0:  # noqa: ASYNC110 - waits for time itself
                 await trio.sleep(wait_s)
 
+    def change(self, limits: BudgetLimits) -> None:
+        """Other limits from now on; what was taken stays taken. Who waits looks again when his wait is over."""
+        self._budget.limits = limits
+
     def drain(self, retry_after_s: float | None = None) -> float:
         """A 429 came: nobody sends before the returned seconds have passed."""
         return self._budget.drain(trio.current_time(), retry_after_s)

@@ -40,8 +40,6 @@ STORES_OF_KIND: Mapping[str, tuple[str, ...]] = {
 """What a sink of each kind has tables for."""
 
 LATER: Mapping[str, str] = {
-    "log.retention_s": "trimming the log (this version keeps everything)",
-    "log.retention_bytes": "trimming the log (this version keeps everything)",
     "vendors.dukascopy": "the vendor dukascopy",
     "vendors.binance": "the vendor binance",
     "vendors.replay": "the vendor replay",
@@ -117,6 +115,10 @@ class LogSettings:
     """Fixed when the log is made: a running data directory refuses to start with another number."""
     segment_bytes: int = _key(67_108_864, "bytes", whole(17_825_792, 1 << 34))
     """Size of one file of the log; the space that is freed at once when the log is trimmed. At least one group."""
+    retention_s: int = _key(604_800, "s", whole(0, 10 * 365 * 86_400))
+    """How long what all sinks have verified is kept, for one that loses what it had. A filling disk cuts it to 6 h."""
+    retention_bytes: int = _key(21_474_836_480, "bytes", whole(1 << 27, 1 << 44))
+    """The same by size: whichever ends first. What is not verified is kept beyond both, until the disk is full."""
     sync_linger_ms: int = _key(5, "ms", whole(0, 1000))
     """Longest wait for more groups before one sync: higher is fewer syncs and later acceptance."""
 
@@ -346,15 +348,25 @@ def resolve_instant(text: str, now_ns: int) -> int:
     return at_ns - at_ns % NS_PER_MINUTE
 
 
-def resolve_interval(from_text: str, to_text: str, now_ns: int) -> tuple[int, int]:
-    """[from, to) in ns UTC, whole minutes.
+EARLIEST_NS = 0
+LATEST_NS = 7_258_118_400 * NS_PER_S
+"""2200-01-01: everything in between is a whole number of ns that vendors and databases can hold."""
 
-    Raises: ConfigError when it is empty, or reaches into the future: what has not happened yet would be recorded as
-    "fetched, nothing there".
+
+def resolve_interval(
+    from_text: str, to_text: str, now_ns: int, *, earlier: str = 'set history_to to "" for "until now"'
+) -> tuple[int, int]:
+    """[from, to) in ns UTC, whole minutes; `earlier` says what to do about an end that lies in the future.
+
+    Raises: ConfigError when it is empty, outside of 1970 to 2199, or reaches into the future: what has not happened
+    yet would be recorded as "fetched, nothing there". ValueError when a text is no instant.
     """
     from_ns, to_ns = resolve_instant(from_text, now_ns), resolve_instant(to_text, now_ns)
     if to_ns > now_ns:
-        raise ConfigError(f'history ends in the future, {format_ns(to_ns)}: set history_to to "" for "until now"')
+        raise ConfigError(f"history ends in the future, {format_ns(to_ns)}: {earlier}")
+    for text, at_ns in ((from_text, from_ns), (to_text, to_ns)):
+        if not EARLIEST_NS <= at_ns < LATEST_NS:
+            raise ConfigError(f'"{text}" is not in the years 1970 to 2199 (UTC), where there is history: correct it')
     if from_ns >= to_ns:
         raise ConfigError(f"history is empty: from {format_ns(from_ns)} to {format_ns(to_ns)}; from must be earlier")
     return from_ns, to_ns

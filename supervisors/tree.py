@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import socket
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import attrs
 import trio
 
 from actors.aggregator.aggregator import Aggregator, AggregatorSpec
+from actors.aggregator.core import CODE_VERSION
+from actors.aggregator.store import checkpoint_of
 from actors.bridge.clickhouse import ClickHouse, ClickHouseSettings
 from actors.bridge.delivery import Delivery
 from actors.bridge.memory import Memory
@@ -22,11 +25,12 @@ from actors.bridge.memory_db import MemoryDatabase
 from actors.bridge.port import Sink, SinkFactory
 from actors.bridge.timescale import Timescale, TimescaleSettings
 from actors.buffer.buffer import Buffer, CommitLimits
+from actors.buffer.space import Keeping
 from actors.downloader.addressed import AddressedStream, AddressedVendor
 from actors.downloader.behind import ConfirmRules
 from actors.downloader.downloader import HistoryDownloader
 from actors.downloader.job_files import JobFiles, write_job
-from actors.downloader.jobs import BackfillJob, HistoryJob
+from actors.downloader.jobs import BackfillJob, HistoryJob, ceil_minute, floor_minute
 from actors.downloader.live import ClockPace, LiveDownloader
 from actors.downloader.live_group import LiveLimits
 from actors.downloader.memory import MemoryHistory, MemoryJobs, MemoryTicks, MemoryTrades, random_trades, random_walk
@@ -45,6 +49,7 @@ from actors.health.health import Health
 from actors.health.listen import open_listener
 from actors.health.port import BackfillRequest
 from actors.market.schema import KINDS, schema_message
+from actors.market.symbols import partition_of
 from runtime.actor import Actor, Seams
 from runtime.backoff import Backoff
 from runtime.board import DependencyState
@@ -55,6 +60,9 @@ from runtime.disk_port import Disk
 from runtime.errors import NotConnected, RetryableSinkError
 from runtime.log.appender import Appender, AppendRequest
 from runtime.log.log import Log, LogSettings
+from runtime.log.losses import LostFrame
+from runtime.log.recovery import Damage
+from runtime.log.retention import Retention
 from runtime.mailbox import Mailbox
 from runtime.market_clock import MarketClock
 from runtime.ratelimit import BudgetLimits, RateLimit
@@ -65,8 +73,18 @@ VERSION = "0.1.0"
 JOBS_WAITING_MAX = 100
 MEMORY_MARKET_NS = 6 * NS_PER_HOUR
 """How far the market of --test-mode goes on."""
+LOSSES_WAITING_MAX = 64
+BETWEEN_CRASHES = Backoff(initial_s=0.1, max_s=2.0)
+"""A bug that comes with the moment (a race, a burst) may be gone then; five waits make 5 s of a minute's budget."""
 UNTIL_CALLED_BACK = Backoff(initial_s=0.2, max_s=10.0)
 """For children whose end is an outage or that everything else needs to be seen: restarted for as long as it takes."""
+
+PROGRESS_S = 120.0
+"""An actor that holds work and shows no progress for so long is stalled: restarted, and systemd is not fed meanwhile.
+Longer than anything it may wait for without a sign of life."""
+HEALTH_PROGRESS_S = 30.0
+DELIVERY_PROGRESS_S = 660.0
+"""Behind the longest call to a sink: counting rows for verification may take ten minutes."""
 
 
 @attrs.frozen(kw_only=True)
@@ -91,6 +109,8 @@ class Parts:
     log: Log
     listener: socket.socket
     appends: Mailbox[AppendRequest]
+    losses: Mailbox[AppendRequest]
+    """Records of what is lost on a full disk."""
     new_jobs: Mailbox[BackfillJob]
     jobs: JobStore
     home: EmbeddedHome
@@ -107,7 +127,31 @@ class Parts:
     @property
     def appender(self) -> Appender:
         """For producers."""
-        return Appender(inbox=self.appends, lookup=self.log.producer)
+        return Appender(inbox=self.appends, lookup=self.log.producer, reserve=self.losses)
+
+    def verified(self) -> int:
+        """Blocking: below it every sink has verified and the aggregator's state is durable, so the log may be cut."""
+        checkpoint = checkpoint_of(self.disk, aggregator_folder(self.settings), self.log.log_id, CODE_VERSION)
+        return min(checkpoint, self.log.verified_by(f"bridge.{name}" for name in self.settings.sinks))
+
+    async def refetch_lost(self, damage: Damage, lost: Sequence[LostFrame]) -> None:
+        """Bit rot took these rows of the log: their slices are fetched again. What is unknown, coverage will show."""
+        kinds = {frame.kind for frame in lost} & set(self.settings.downloader.kinds)
+        partitions = {frame.partition % self.log.partitions for frame in lost if frame.kind in kinds}
+        symbols = tuple(
+            symbol
+            for symbol in self.settings.pipeline.symbols
+            if partition_of(symbol, self.log.partitions, history=False) in partitions
+        )
+        timed = [frame for frame in lost if frame.kind in (*kinds, "coverage") and frame.event_time_ns_max > 0]
+        if not symbols or not timed:
+            return
+        from_ns = floor_minute(min(frame.event_time_ns_min for frame in timed))
+        to_ns = ceil_minute(max(frame.event_time_ns_max for frame in timed) + 1)
+        request = BackfillRequest(
+            symbols=symbols, kinds=tuple(sorted(kinds)), from_ns=from_ns, to_ns=to_ns, refetch=True
+        )
+        await self.submit_backfill(request)
 
     async def submit_backfill(self, request: BackfillRequest) -> str:
         """Make a backfill durable and tell the downloader; returns its id. Raises: NotConnected when too many wait."""
@@ -131,6 +175,11 @@ class Parts:
         return job.id
 
 
+def aggregator_folder(settings: Settings) -> Path:
+    """The aggregator's state."""
+    return settings.pipeline.data_dir / "aggregator"
+
+
 def jobs_folder(settings: Settings) -> Path:
     """Where backfill jobs wait."""
     return settings.pipeline.data_dir / "jobs"
@@ -147,7 +196,12 @@ def open_parts(settings: Settings, plan: Plan, seams: Seams) -> Parts:
     log = Log.open(
         disk,
         data_dir / "log",
-        settings=LogSettings(partitions=settings.log.partitions, segment_bytes=settings.log.segment_bytes),
+        settings=LogSettings(
+            partitions=settings.log.partitions,
+            segment_bytes=settings.log.segment_bytes,
+            background_upkeep=True,
+            retention=Retention(seconds=settings.log.retention_s, bytes=settings.log.retention_bytes),
+        ),
         schemas={kind: schema_message(kind) for kind in KINDS},
         wall_ns=seams.clock.wall_ns,
         entropy=seams.entropy,
@@ -169,6 +223,7 @@ def open_parts(settings: Settings, plan: Plan, seams: Seams) -> Parts:
         log=log,
         listener=listener,
         appends=Mailbox("buffer", settings.buffer.mailbox_groups),
+        losses=Mailbox("buffer.losses", LOSSES_WAITING_MAX),
         new_jobs=Mailbox("downloader.history", JOBS_WAITING_MAX),
         jobs=MemoryJobs() if plan.test_mode else JobFiles(folder=jobs_folder(settings), offload=seams.offload),
         home=home,
@@ -184,7 +239,14 @@ def build_spec(settings: Settings, parts: Parts | None = None, *, test_mode: boo
     make = _Factories(parts)
     servers = () if test_mode else tuple(n for n in EMBEDDED if n in settings.embedded_servers())
     children: list[SupervisorSpec | ChildSpec] = [
-        ChildSpec("health", make.health, backoff=UNTIL_CALLED_BACK),
+        # Whatever ends it, it comes back and costs nobody's budget: who looks at a sick pipeline needs it most.
+        ChildSpec(
+            "health",
+            make.health,
+            backoff=UNTIL_CALLED_BACK,
+            outages=(Exception,),
+            progress_timeout_s=HEALTH_PROGRESS_S,
+        ),
     ]
     if servers:
         # One server's trouble is nobody else's; a server that ends is an outage, never a crash of ours.
@@ -200,9 +262,10 @@ def build_spec(settings: Settings, parts: Parts | None = None, *, test_mode: boo
         )
         children.append(SupervisorSpec("embedded", Strategy.ONE_FOR_ONE, embedded, intensity=None))
     children.append(core(settings, make, live=settings.streams if parts is None else parts.plan.live))
-    # Health and the embedded servers come back for ever; what escalates here is core, and its budget is its own.
+    # Only core can escalate to here, and then it has tried what restarts can do: 6 crashes of one actor make its
+    # supervisor give up, 2 of those flow, 2 of those core: 24 crashes, about half a minute. The rest is a new process.
     return SupervisorSpec(
-        "pipeline", Strategy.ONE_FOR_ONE, tuple(children), RestartIntensity(restarts_max=3, period_s=60.0)
+        "pipeline", Strategy.ONE_FOR_ONE, tuple(children), RestartIntensity(restarts_max=0, period_s=60.0)
     )
 
 
@@ -211,24 +274,36 @@ def core(settings: Settings, make: _Factories, *, live: bool) -> SupervisorSpec:
     storage = SupervisorSpec(
         "storage",
         Strategy.ONE_FOR_ALL,  # the buffer and, later, the dead letters share one disk and one fate
-        (ChildSpec("buffer", make.buffer, shutdown_grace_s=10.0),),
+        (
+            ChildSpec(
+                "buffer", make.buffer, shutdown_grace_s=10.0, backoff=BETWEEN_CRASHES, progress_timeout_s=PROGRESS_S
+            ),
+        ),
         RestartIntensity(restarts_max=3, period_s=30.0),
     )
     return SupervisorSpec(
         "core",
         Strategy.REST_FOR_ONE,
         (storage, flow(settings, make, live=live)),
-        RestartIntensity(restarts_max=3, period_s=60.0),
+        RestartIntensity(restarts_max=1, period_s=60.0),
     )
 
 
 def flow(settings: Settings, make: _Factories, *, live: bool) -> SupervisorSpec:
     """one_for_one: nobody here may take a neighbour down; they meet only in the log."""
     deliveries = tuple(
-        ChildSpec(f"bridge.{name}", lambda name=name: make.delivery(name), shutdown_grace_s=25.0)  # type: ignore[misc]
+        ChildSpec(
+            f"bridge.{name}",
+            lambda name=name: make.delivery(name),  # type: ignore[misc]
+            shutdown_grace_s=25.0,
+            backoff=BETWEEN_CRASHES,
+            progress_timeout_s=DELIVERY_PROGRESS_S,
+        )
         for name in settings.sinks
     )
-    stream = (ChildSpec("downloader.live", make.live, shutdown_grace_s=15.0),) if live else ()
+    vendor_s = PROGRESS_S + 2 * settings.vendors.polygon.request_timeout_s  # a page, and its next try
+    ingest = [("downloader.live", make.live)] if live else []
+    ingest.append(("downloader.history", make.history))
     small = RestartIntensity(restarts_max=5, period_s=60.0)
     return SupervisorSpec(
         "flow",
@@ -238,17 +313,30 @@ def flow(settings: Settings, make: _Factories, *, live: bool) -> SupervisorSpec:
             SupervisorSpec(
                 "aggregation",
                 Strategy.ONE_FOR_ONE,
-                (ChildSpec("aggregator", make.aggregator, shutdown_grace_s=15.0),),
+                (
+                    ChildSpec(
+                        "aggregator",
+                        make.aggregator,
+                        shutdown_grace_s=15.0,
+                        backoff=BETWEEN_CRASHES,
+                        progress_timeout_s=PROGRESS_S,
+                    ),
+                ),
                 small,
             ),
             SupervisorSpec(
                 "ingest",
                 Strategy.ONE_FOR_ONE,
-                (*stream, ChildSpec("downloader.history", make.history, shutdown_grace_s=15.0)),
+                tuple(
+                    ChildSpec(
+                        name, factory, shutdown_grace_s=15.0, backoff=BETWEEN_CRASHES, progress_timeout_s=vendor_s
+                    )
+                    for name, factory in ingest
+                ),
                 small,
             ),
         ),
-        RestartIntensity(restarts_max=3, period_s=60.0),
+        RestartIntensity(restarts_max=1, period_s=60.0),
     )
 
 
@@ -371,7 +459,8 @@ class _Factories:
     def buffer(self) -> Actor:
         p = self.parts
         limits = CommitLimits(linger_s=p.settings.log.sync_linger_ms / 1000)
-        return Buffer(log=p.log, inbox=p.appends, limits=limits)
+        keeping = Keeping(retention_bytes=p.settings.log.retention_bytes, verified=p.verified, on_loss=p.refetch_lost)
+        return Buffer(log=p.log, inbox=p.appends, limits=limits, keeping=keeping, reserve=p.losses)
 
     def delivery(self, name: str) -> Actor:
         p = self.parts
@@ -395,7 +484,7 @@ class _Factories:
             consumer=p.log.consumer("aggregator"),
             appender=p.appender,
             disk=p.disk,
-            directory=p.settings.pipeline.data_dir / "aggregator",
+            directory=aggregator_folder(p.settings),
             spec=AggregatorSpec(timeframes=wanted.timeframes, bases=wanted.bases, lateness_s=float(wanted.lateness_s)),
         )
 

@@ -160,6 +160,11 @@ class DayStore:
         self._dirty.clear()
         self.streams.clear()
 
+    def checkpoint_input(self) -> int:
+        """Of the checkpoint on disk; 0 without a usable one."""
+        record = self._read_checkpoint()
+        return 0 if record is None else record.input
+
     def _read_checkpoint(self) -> _Checkpoint | None:
         """None when there is none, or it is damaged, of another format, another log or other code."""
         try:
@@ -169,3 +174,9 @@ class DayStore:
             return None
         known = (record.format, record.log_id, record.code) == (_FORMAT, self.log_id, self.code)
         return record if known and check == b"%08x" % zlib.crc32(body) else None
+
+
+def checkpoint_of(disk: Disk, directory: Path, log_id: str, code: int) -> int:
+    """Below it the log is not needed for the aggregator's state; 0 without one of this log and code. Blocking."""
+    store = DayStore(disk=disk, directory=directory, log_id=log_id, code=code, days_max=1)
+    return store.checkpoint_input()

@@ -7,7 +7,7 @@ from actors.market.flags import Flag
 _MERGE_TREE_SETTINGS = "fsync_after_insert = 1, fsync_part_directory = 1"
 """Table settings (DRIVERS 2): without them an acknowledged insert is in the page cache only."""
 
-VERSION = "holdfast 2"
+VERSION = "holdfast 3"
 """Comment of our views; another one means that they are made anew."""
 INSERT_SETTINGS = {"async_insert": 0}
 """Never the server's default (1 in 26.9): an asynchronous insert may answer before the part is there."""
@@ -60,22 +60,33 @@ where bitAnd(flags, {int(Flag.GONE)}) = 0
 comment '{VERSION}'
 """
 
+_DAY_NS = 86_400_000_000_000
+
+
+def _day_of(ns: str) -> str:
+    """The UTC day of an Int64 expression, also before 1970: intDiv alone rounds towards 0."""
+    return f"intDiv({ns} - toInt64(positiveModulo({ns}, {_DAY_NS})), {_DAY_NS})"
+
+
 _KEY = "symbol, kind, day"
-_RECORD = f"""
+_RECORD = """
 (select *, toUnixTimestamp64Nano(from_ts) as from_ns, toUnixTimestamp64Nano(to_ts) as to_ns,
-    intDiv(toUnixTimestamp64Nano(from_ts), 86400000000000) as day,
-    row_number() over (partition by {_KEY} order by revision, log_id, from_ts, to_ts) as n
-    from {{db}}.coverage final where from_ts < to_ts)
+    row_number() over (partition by symbol, kind order by revision, log_id, from_ts, to_ts) as n
+    from {db}.coverage final where from_ts < to_ts)
+"""
+_PART = f"""
+(select symbol, kind, n, day, greatest(from_ns, day * {_DAY_NS}) as low, least(to_ns, (day + 1) * {_DAY_NS}) as high
+    from (select symbol, kind, n, from_ns, to_ns, {_day_of("from_ns")} as first_day,
+            arrayJoin(range(toUInt64({_day_of("(to_ns - 1)")} - first_day + 1))) as nth,
+            first_day + toInt64(nth) as day from {_RECORD}))
 """
 _BORDER = f"""
 (select {_KEY}, at, row_number() over w as i, leadInFrame(at) over w as next_at
-    from (select distinct symbol, kind, intDiv(toUnixTimestamp64Nano(from_ts), 86400000000000) as day,
-            arrayJoin([toUnixTimestamp64Nano(from_ts), toUnixTimestamp64Nano(to_ts)]) as at
-        from {{db}}.coverage where from_ts < to_ts)
+    from (select distinct {_KEY}, arrayJoin([low, high]) as at from {_PART})
     window w as (partition by {_KEY} order by at rows between unbounded preceding and unbounded following))
 """
-# The same steps as in pgschema: number the borders of a day, spread each record over the pieces between its borders,
-# keep the newest record of each piece, join neighbouring pieces of the same record.
+# The same steps as in pgschema: cut the records at midnights, number the borders of a day, spread each record over the
+# pieces between its borders, keep the newest record of each piece, join neighbouring pieces of the same record.
 COVERAGE_LATEST = f"""
 create or replace view {{db}}.coverage_latest as
 select r.symbol as symbol, r.kind as kind, r.source as source,
@@ -86,25 +97,27 @@ select r.symbol as symbol, r.kind as kind, r.source as source,
     r.revision as revision, r.log_id as log_id, r.after_offset as after_offset, r.session as session,
     r.market_clock_ns as market_clock_ns
 from (
-    select {_KEY}, n, min(at) as shown_from, max(next_at) as shown_to from (
-        select {_KEY}, n, at, next_at,
-            i - row_number() over (partition by {_KEY}, n order by i) as island
+    select symbol, kind, n, min(at) as shown_from, max(next_at) as shown_to from (
+        select symbol, kind, n, at, next_at, sum(starts) over
+            (partition by symbol, kind, n order by at rows between unbounded preceding and current row) as island
         from (
-            select p.symbol as symbol, p.kind as kind, p.day as day, p.i as i, p.n as n, b.at as at,
-                b.next_at as next_at
+            select p.symbol as symbol, p.kind as kind, p.n as n, b.at as at, b.next_at as next_at,
+                row_number() over w = 1 or b.at != lagInFrame(b.next_at) over w as starts
             from (
                 select {_KEY}, i, max(n) as n from (
                     select r.symbol as symbol, r.kind as kind, r.day as day, r.n as n,
                         arrayJoin(range(lo.i, hi.i)) as i
-                    from {_RECORD} r
+                    from {_PART} r
                     join {_BORDER} lo
-                        on lo.symbol = r.symbol and lo.kind = r.kind and lo.day = r.day and lo.at = r.from_ns
+                        on lo.symbol = r.symbol and lo.kind = r.kind and lo.day = r.day and lo.at = r.low
                     join {_BORDER} hi
-                        on hi.symbol = r.symbol and hi.kind = r.kind and hi.day = r.day and hi.at = r.to_ns)
+                        on hi.symbol = r.symbol and hi.kind = r.kind and hi.day = r.day and hi.at = r.high)
                 group by {_KEY}, i) p
-            join {_BORDER} b on b.symbol = p.symbol and b.kind = p.kind and b.day = p.day and b.i = p.i))
-    group by {_KEY}, n, island) u
-join {_RECORD} r on r.symbol = u.symbol and r.kind = u.kind and r.day = u.day and r.n = u.n
+            join {_BORDER} b on b.symbol = p.symbol and b.kind = p.kind and b.day = p.day and b.i = p.i
+            window w as (partition by p.symbol, p.kind, p.n order by b.at
+                rows between unbounded preceding and current row)))
+    group by symbol, kind, n, island) u
+join {_RECORD} r on r.symbol = u.symbol and r.kind = u.kind and r.n = u.n
 comment '{VERSION}'
 """
 
@@ -149,6 +162,8 @@ def doubles(db: str, kind: str, span: str = "") -> str:
     if kind == "candles":
         return f"select count() - uniqExact({', '.join(CANDLE_KEY)}) from {db}.candles_latest {where}"
     return (
-        f"select countIf(from_ts < before) from (select from_ts, lagInFrame(to_ts) over"
-        f" (partition by symbol, kind order by from_ts) as before from {db}.coverage_latest {where})"
+        # The first of all has none before it: lagInFrame says 1970 there, which is late for a record of 1969.
+        f"select countIf(nth > 1 and from_ts < before) from (select from_ts, lagInFrame(to_ts) over w as before,"
+        f" row_number() over w as nth from {db}.coverage_latest {where}"
+        f" window w as (partition by symbol, kind order by from_ts rows between unbounded preceding and current row))"
     )

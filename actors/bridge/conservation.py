@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from actors.bridge.port import KindTotals, SinkFactory, SinkTotals, VerifyResult
+from actors.bridge.port import KindTotals, SinkFactory, SinkTotals, Unaudited, VerifyResult
 from actors.bridge.rows import PASSING
 from runtime.actor import Seams
 
@@ -53,6 +53,8 @@ class LedgerReport:
     problems: tuple[str, ...]
     """Each names what and where; from the ledger and from the audit of slices."""
     rows_audited: int = 0
+    unaudited: tuple[Unaudited, ...] = ()
+    """Rows that are counted in the ledger and compared with no checksum: no problem, but never silent."""
 
     @property
     def ok(self) -> bool:
@@ -77,7 +79,12 @@ def ledger(
     ]
     problems += [f"{m.what}: {m.rows_found} rows, expected {m.rows_expected}" for m in audit.mismatches]
     return LedgerReport(
-        sink=sink, log_id=log_id, lines=lines, problems=tuple(problems), rows_audited=audit.rows_checked
+        sink=sink,
+        log_id=log_id,
+        lines=lines,
+        problems=tuple(problems),
+        rows_audited=audit.rows_checked,
+        unaudited=audit.unaudited,
     )
 
 

@@ -27,8 +27,18 @@ from actors.bridge.memory_db import (
     table_of,
 )
 from actors.bridge.pgverify import below_marks, slices_of
-from actors.bridge.port import KindTotals, Mismatch, Sink, SinkBatch, SinkTotals, VerifyResult, WriteResult
+from actors.bridge.port import (
+    KindTotals,
+    Mismatch,
+    Sink,
+    SinkBatch,
+    SinkTotals,
+    Unaudited,
+    VerifyResult,
+    WriteResult,
+)
 from actors.bridge.rows import TICK_KINDS, Part, Step, coverage_of, steps
+from actors.market.coverage import IntervalSet
 from runtime.actor import Seams
 from runtime.errors import ConfigError, PermanentSinkError, RetryableSinkError
 from runtime.log.types import Group
@@ -149,7 +159,10 @@ class MemorySink:
             if r.from_ns < to_ns and r.to_ns > from_ns
         }
         found = [m for span in sorted(spans) if (m := self._audit_slice(*span)) is not None]
-        return VerifyResult(rows_checked=len(spans), mismatches=tuple(found))
+        whole = [span for span in sorted(spans) if self._is_whole(*span)]
+        return VerifyResult(
+            rows_checked=len(whole), mismatches=tuple(found), unaudited=self._unaudited(whole, from_ns, to_ns)
+        )
 
     async def close(self) -> None:
         """Nothing to release."""
@@ -228,6 +241,26 @@ class MemorySink:
         what = f"{symbol} {kind} [{from_ns}, {to_ns}): rows or content differ from coverage"
         expects = newest.rows if newest is not None else 0
         return Mismatch(partition=-1, offset=-1, what=what, rows_expected=expects, rows_found=rows.num_rows)
+
+    def _is_whole(self, kind: str, symbol: str, from_ns: int, to_ns: int) -> bool:
+        newest = newest_slice(self._db.state.coverage, kind, symbol, from_ns, to_ns)
+        return newest is not None and (newest.record.from_ns, newest.record.to_ns) == (from_ns, to_ns)
+
+    def _unaudited(self, whole: list[tuple[str, str, int, int]], from_ns: int, to_ns: int) -> tuple[Unaudited, ...]:
+        """Rows outside the slices that were compared, gap by gap."""
+        found = []
+        for kind in sorted(self.stores & _TICKS):
+            for symbol in sorted(set(self._db.ticks(kind)["symbol"].to_pylist())):
+                known = IntervalSet([(low, high) for k, s, low, high in whole if (k, s) == (kind, symbol)])
+                for gap in known.missing(from_ns, to_ns):
+                    times = rows_between(self._db.state, kind, symbol, *gap)["ts_ns"].to_pylist()
+                    if times:
+                        found.append(
+                            Unaudited(
+                                kind=kind, symbol=symbol, from_ns=min(times), to_ns=max(times) + 1, rows=len(times)
+                            )
+                        )
+        return tuple(found)
 
     # --- faults
 

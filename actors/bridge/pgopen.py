@@ -32,7 +32,8 @@ async def _create_schema(con: Any) -> None:
         await con.execute(pgschema.BASE)
         for kind in TICK_KINDS:
             await con.execute(pgschema.tick_table(kind, partitioned=not hyper))
-            if hyper:
+            partitioned = "select relkind = 'p' from pg_class where oid = to_regclass($1)"
+            if hyper and not await con.fetchval(partitioned, f"market.{kind}"):
                 await con.execute(pgschema.hypertable(kind))
             await con.execute(pgschema.tick_index(kind))
         await con.execute(pgschema.VIEWS)

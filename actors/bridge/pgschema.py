@@ -9,7 +9,7 @@ import numpy as np
 
 from actors.market.coverage import SLICE_STATUS
 
-VERSION = 1
+VERSION = 2
 DDL_LOCK = 0x686F6C64
 """pg_advisory_xact_lock key: two openers do not create the same things at once."""
 
@@ -37,6 +37,8 @@ create table if not exists market.coverage_records (
     reason text not null, request_id text not null, after_offset int8, session text, market_clock_ns int8,
     revision int8 not null, log_id text not null, log_partition int4 not null, log_offset int8 not null);
 create index if not exists coverage_records_interval on market.coverage_records (symbol, kind, from_ns);
+create index if not exists coverage_records_long on market.coverage_records (symbol, kind, from_ns)
+    where to_ns - from_ns > 86400000000000;
 """
 
 _DAY_NS = 86_400_000_000_000
@@ -114,16 +116,25 @@ create or replace view market.coverage as select symbol, kind, source, {_NS.form
     from_ns, to_ns, after_offset, session, market_clock_ns, log_partition, log_offset from market.coverage_records;
 """
 
-# Every interval lies inside one UTC day, so days are looked at one by one. The borders of a day's records are an array;
-# a record spans the pieces between its two borders; of each piece the newest record wins; neighbouring pieces of the
-# same winner are joined again. The borders are found by binary search (width_bucket) and not by a join: a plan that
-# joins only by day compares every record with every border, 86,400 squared on a day of live records (seen).
+
+def _day_of(ns: str) -> str:
+    """The UTC day of an int8 expression, also before 1970: `/` alone rounds towards 0."""
+    return f"({ns} - ({ns} % {_DAY_NS} + {_DAY_NS}) % {_DAY_NS}) / {_DAY_NS}"
+
+
+# Each record is cut at midnights (a `missing` one may be years long), and days are looked at one by one. The borders of
+# a day's records are an array; a record spans the pieces between its two borders; of each piece the newest record wins;
+# neighbouring pieces of the same winner are joined again, over midnights too. The borders are found by binary search
+# (width_bucket) and not by a join: a plan that joins only by day compares every record with every border, 86,400
+# squared on a day of live records (seen).
 # `rows` and `checksum` describe a record as a whole, so they are NULL where a newer one hides a part of it.
 _COVERAGE_LATEST_VIEW = f"""
 create or replace view market.coverage_latest as
 with record as not materialized (
-    select id, symbol, kind, from_ns, to_ns, revision, from_ns / {_DAY_NS} as day
-    from market.coverage_records where from_ns < to_ns),
+    select id, symbol, kind, revision, day,
+        greatest(from_ns, day * {_DAY_NS}) as from_ns, least(to_ns, (day + 1) * {_DAY_NS}) as to_ns
+    from (select *, generate_series({_day_of("from_ns")}, {_day_of("(to_ns - 1)")}) as day
+        from market.coverage_records where from_ns < to_ns) r),
 day as not materialized (
     select symbol, kind, day, array_agg(distinct at order by at) as borders from (
         select symbol, kind, day, from_ns as at from record
@@ -139,8 +150,10 @@ winner as not materialized (
     from piece order by symbol, kind, day, i, revision desc, id desc),
 shown as not materialized (
     select symbol, kind, id, min(at) as from_ns, max(next_at) as to_ns from (
-        select w.*, i - row_number() over (partition by symbol, kind, day, id order by i) as island from winner w) w
-    group by symbol, kind, day, id, island)
+        select w.*, sum(starts) over (partition by symbol, kind, id order by at) as island from (
+            select w.*, (at is distinct from lag(next_at) over (
+                partition by symbol, kind, id order by at))::int4 as starts from winner w) w) w
+    group by symbol, kind, id, island)
 select s.symbol, s.kind, c.source, {_NS.format("s.from_ns")} as from_ts, {_NS.format("s.to_ns")} as to_ts, c.status,
     case when s.from_ns = c.from_ns and s.to_ns = c.to_ns then c.rows end as rows,
     case when s.from_ns = c.from_ns and s.to_ns = c.to_ns then c.checksum end as checksum,
@@ -191,12 +204,25 @@ FIRST_MARKS = """
 insert into market.delivery (log_id, log_partition, next_offset) select $1, unnest($2::int4[]), 0 on conflict do nothing
 """
 
+
+def _meeting(symbol: str, kind: str, from_ns: str, to_ns: str) -> str:
+    """A subquery: the records that overlap [from_ns, to_ns). Those longer than a day have an index of their own.
+
+    One index range could not do: a record that begins long before may still reach into the interval.
+    """
+    same = f"c.symbol = {symbol} and c.kind = {kind} and c.from_ns < {to_ns} and c.to_ns > {from_ns}"
+    return (
+        f"(select c.* from market.coverage_records c where {same} and c.from_ns > {from_ns} - {_DAY_NS} union all"
+        f" select c.* from market.coverage_records c where {same} and c.from_ns <= {from_ns} - {_DAY_NS}"
+        f" and c.to_ns - c.from_ns > {_DAY_NS})"
+    )
+
+
 OVERLAPPED = f"""
 select s.i from unnest($1::int4[], $2::text[], $3::text[], $4::int8[], $5::int8[]) s(i, symbol, kind, from_ns, to_ns)
-where exists (select 1 from market.coverage_records c where c.symbol = s.symbol and c.kind = s.kind
-    and c.from_ns < s.to_ns and c.from_ns > s.from_ns - {_DAY_NS} and c.to_ns > s.from_ns)
+where exists (select 1 from {_meeting("s.symbol", "s.kind", "s.from_ns", "s.to_ns")} c)
 """
-"""Which slices meet anything known: only those can have rows to delete. Uses that intervals lie in one UTC day."""
+"""Which slices meet anything known: only those can have rows to delete."""
 
 
 _IS_SLICE = f"session is null and status in ({', '.join(repr(status) for status in sorted(SLICE_STATUS))})"
@@ -228,9 +254,8 @@ def audit_slices(kind: str) -> str:
     return f"""
 select s.i, c.from_ns, c.to_ns, c.rows, c.checksum, q.n, q.ts_ns, q.a, q.b
 from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) s(i, symbol, from_ns, to_ns)
-left join lateral (select c.from_ns, c.to_ns, c.rows, c.checksum, c.revision from market.coverage_records c
-    where c.symbol = s.symbol and c.kind = '{kind}' and {_IS_SLICE}
-    and c.from_ns < s.to_ns and c.from_ns > s.from_ns - {_DAY_NS} and c.to_ns > s.from_ns
+left join lateral (select c.from_ns, c.to_ns, c.rows, c.checksum, c.revision
+    from {_meeting("s.symbol", f"'{kind}'", "s.from_ns", "s.to_ns")} c where {_IS_SLICE}
     order by c.revision desc limit 1) c on true
 left join lateral (select count(*) as n, array_send(array_agg(t.ts_ns)) as ts_ns,
     array_send(array_agg(coalesce(t.{a}, 'NaN'::float8))) as a,
@@ -242,9 +267,23 @@ order by s.i
 """
 
 
-SLICES_IN = f"""
+def rows_in(kind: str) -> str:
+    """Rows of each interval that holds some. $1 number, $2 symbol, $3 from, $4 to (datetimes). Returns i, n, low, high.
+
+    `low`, `high`: ns of the first and of the last.
+    """
+    return (
+        "select s.i, q.n, q.low, q.high from unnest($1::int4[], $2::text[], $3::timestamptz[], $4::timestamptz[])"
+        " s(i, symbol, from_ts, to_ts) cross join lateral (select count(*) as n, min(ts_ns) as low, max(ts_ns) as high"
+        f" from market.{kind} t where t.symbol_id = (select id from market.symbols y where y.symbol = s.symbol)"
+        " and t.ts >= s.from_ts and t.ts < s.to_ts) q where q.n > 0 order by s.symbol, q.low"
+    )
+
+
+SYMBOLS = "select symbol from market.symbols order by symbol"
+SLICES_IN = """
 select symbol, kind, from_ns, to_ns from market.coverage_records
-where {_IS_SLICE} and kind = $1 and from_ns < $3 and from_ns > $2 - {_DAY_NS} and to_ns > $2
+where {_IS_SLICE} and kind = $1 and from_ns < $3 and to_ns > $2
 group by 1, 2, 3, 4 order by 1, 2, 3
 """
 

@@ -125,7 +125,7 @@ class PostgresSink:
         return await self._reader.call(self._count(log_id), self._settings.count_timeout_s)
 
     async def audit(self, from_ns: int, to_ns: int) -> VerifyResult:
-        """All slices that overlap [from_ns, to_ns), and rows that stand there twice."""
+        """All slices that overlap [from_ns, to_ns), rows that stand there twice, and rows that no slice speaks of."""
         results = []
         con, timeout_s = self._reader.con, self._settings.count_timeout_s
         for kind in sorted(self.stores & frozenset(TICK_KINDS)):
@@ -137,7 +137,9 @@ class PostgresSink:
                 pgverify.Wanted(kind=kind, symbol=row["symbol"], from_ns=row["from_ns"], to_ns=row["to_ns"])
                 for row in found
             ]
-            results.append(await self._audit(wanted, timeout_s))
+            whole: list[pgverify.Wanted] = []
+            results.append(await self._audit(wanted, timeout_s, whole))
+            results.append(await self._unaudited(kind, whole, from_ns, to_ns))
         return pgverify.joined(results)
 
     async def close(self) -> None:
@@ -246,14 +248,32 @@ class PostgresSink:
 
     # --- looking back
 
-    async def _audit(self, wanted: list[pgverify.Wanted], timeout_s: float) -> VerifyResult:
+    async def _audit(
+        self, wanted: list[pgverify.Wanted], timeout_s: float, whole: list[pgverify.Wanted] | None = None
+    ) -> VerifyResult:
+        """`whole` is given those that were compared: the newest record there is their own."""
         results = []
         for part in pgverify.portions(wanted):
             statement = pgschema.audit_slices(part[0].kind)
             query = self._reader.con.fetch(statement, *pgverify.arguments(part), timeout=timeout_s)
             found = await self._reader.call(query, timeout_s)
             results.append(await self._offload(partial(pgverify.compare, part, found)))
+            if whole is not None:
+                whole += [part[row["i"]] for row in found if pgverify.is_whole(part[row["i"]], row)]
         return pgverify.joined(results)
+
+    async def _unaudited(self, kind: str, audited: list[pgverify.Wanted], from_ns: int, to_ns: int) -> VerifyResult:
+        con, timeout_s = self._reader.con, self._settings.count_timeout_s
+        known = await self._reader.call(con.fetch(pgschema.SYMBOLS), timeout_s)
+        gaps = await self._offload(lambda: pgverify.between([row["symbol"] for row in known], audited, from_ns, to_ns))
+        arguments = (
+            list(range(len(gaps))),
+            [symbol for symbol, _, _ in gaps],
+            [instant(low) for _, low, _ in gaps],
+            [instant(high) for _, _, high in gaps],
+        )
+        found = await self._reader.call(con.fetch(pgschema.rows_in(kind), *arguments, timeout=timeout_s), timeout_s)
+        return pgverify.unaudited(kind, gaps, found)
 
     async def _count(self, log_id: str) -> SinkTotals:
         con = self._reader.con

@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from actors.bridge.pgcopy import read_array
 from actors.bridge.pgschema import CHECKED_COLUMNS
-from actors.bridge.port import Mismatch, VerifyResult
+from actors.bridge.port import Mismatch, Unaudited, VerifyResult
 from actors.bridge.rows import coverage_of
+from actors.market.coverage import IntervalSet
 from actors.market.schema import content_checksum
 from runtime.clock import format_ns
 from runtime.log.types import Group
@@ -93,7 +94,8 @@ def compare(portion: Sequence[Wanted], found: Sequence[Mapping[str, object]]) ->
     checked = 0
     for row in found:
         wanted = portion[int(str(row["i"]))]
-        checked += int(str(row["n"]))
+        if is_whole(wanted, row):
+            checked += int(str(row["n"]))
         problem = _compare_one(wanted, row)
         if problem is not None:
             mismatches.append(problem)
@@ -104,13 +106,37 @@ def _compare_one(wanted: Wanted, row: Mapping[str, object]) -> Mismatch | None:
     stored = int(str(row["n"]))
     if row["from_ns"] is None:
         return _mismatch(wanted, "its coverage record is gone", wanted.rows, stored)
-    if (row["from_ns"], row["to_ns"]) != (wanted.from_ns, wanted.to_ns):
-        return None  # a later slice with other borders holds a part: it is audited as itself
+    if not is_whole(wanted, row):
+        return (
+            None  # a later slice with other borders holds a part, which is audited as itself; for the rest: `between`
+        )
     if stored != row["rows"]:
         return _mismatch(wanted, "rows are missing or double", int(str(row["rows"])), stored)
     if _checksum(wanted.kind, row) != row["checksum"]:
         return _mismatch(wanted, "the content differs (checksum)", int(str(row["rows"])), stored)
     return None
+
+
+def is_whole(wanted: Wanted, row: Mapping[str, object]) -> bool:
+    """True when the slice's own record is the newest one there, so that its rows are compared with it."""
+    return (row["from_ns"], row["to_ns"]) == (wanted.from_ns, wanted.to_ns)
+
+
+def between(symbols: Iterable[str], audited: Iterable[Wanted], from_ns: int, to_ns: int) -> list[tuple[str, int, int]]:
+    """(symbol, from_ns, to_ns): what is left of [from_ns, to_ns) outside the slices that were compared whole."""
+    spans: dict[str, list[tuple[int, int]]] = {symbol: [] for symbol in symbols}
+    for slice_ in audited:
+        spans.setdefault(slice_.symbol, []).append((slice_.from_ns, slice_.to_ns))
+    return [(symbol, *gap) for symbol, known in spans.items() for gap in IntervalSet(known).missing(from_ns, to_ns)]
+
+
+def unaudited(kind: str, gaps: Sequence[tuple[str, int, int]], found: Sequence[Mapping[str, int]]) -> VerifyResult:
+    """What `pgschema.rows_in` found in `gaps`."""
+    rows = (
+        Unaudited(kind=kind, symbol=gaps[row["i"]][0], from_ns=row["low"], to_ns=row["high"] + 1, rows=row["n"])
+        for row in found
+    )
+    return VerifyResult(rows_checked=0, mismatches=(), unaudited=tuple(rows))
 
 
 def _checksum(kind: str, row: Mapping[str, object]) -> int:
@@ -146,5 +172,7 @@ def joined(results: Iterable[VerifyResult]) -> VerifyResult:
     """All of them as one."""
     every = list(results)
     return VerifyResult(
-        rows_checked=sum(r.rows_checked for r in every), mismatches=tuple(m for r in every for m in r.mismatches)
+        rows_checked=sum(r.rows_checked for r in every),
+        mismatches=tuple(m for r in every for m in r.mismatches),
+        unaudited=tuple(u for r in every for u in r.unaudited),
     )

@@ -46,11 +46,26 @@ class Mismatch:
 
 
 @attrs.frozen(kw_only=True)
+class Unaudited:
+    """Rows that no checksum speaks of: live ones, and what a later slice with other borders left of an older one."""
+
+    kind: str
+    symbol: str
+    from_ns: int
+    """Of the first row."""
+    to_ns: int
+    """Behind the last one."""
+    rows: int
+
+
+@attrs.frozen(kw_only=True)
 class VerifyResult:
     """What one read-back found: `mismatches` empty = everything below the marks is there once."""
 
     rows_checked: int
     mismatches: tuple[Mismatch, ...]
+    unaudited: tuple[Unaudited, ...] = ()
+    """Only an audit looks for them."""
 
 
 @attrs.frozen(kw_only=True)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import attrs
 
 from runtime.errors import LogFull
+from runtime.log.losses import LostFrame
+from runtime.log.recovery import Damage
 from runtime.log.types import Appended, Frame, Group, GroupDraft, ProducerState
 
 
@@ -64,9 +66,33 @@ class MemoryCommitLog:
         """The next offset of a partition."""
         return self.offsets.get(partition, 0)
 
-    def commit(self, drafts: Sequence[GroupDraft]) -> tuple[list[Appended], list[Group]]:
+    start_position: int = 0
+    room_bytes: int = 1 << 20
+    upkeep_due: bool = False
+    used_free: tuple[int, int] = (0, 1 << 40)
+    runway_fails: bool = False
+    upkeeps: list[tuple[int, bool]] = attrs.field(factory=list)
+    """(verified, pressed) of each."""
+
+    def upkeep(self, *, verified: int = 0, pressed: bool = False) -> None:
+        """Remember it; no runway when told so."""
+        self.upkeeps.append((verified, pressed))
+        if self.runway_fails:
+            raise LogFull("no space left on the fake disk")
+
+    damage: list[Damage] = attrs.field(factory=list)
+
+    def lost_of(self, damage: Damage) -> list[LostFrame]:
+        """One frame of quotes."""
+        return [LostFrame(partition=0, offset=damage.position, kind="quotes", rows=1)]
+
+    def space(self) -> tuple[int, int]:
+        """As set."""
+        return self.used_free
+
+    def commit(self, drafts: Sequence[GroupDraft], *, use_reserve: bool = False) -> tuple[list[Appended], list[Group]]:
         """All drafts or none."""
-        if self.full_for > 0:
+        if self.full_for > 0 and not use_reserve:
             self.full_for -= 1
             raise LogFull("no space left on the fake disk")
         if self.fails_with is not None:

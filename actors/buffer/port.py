@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from runtime.log.losses import LostFrame
+from runtime.log.recovery import Damage
 from runtime.log.types import Appended, Group, GroupDraft, ProducerState
 
 
@@ -43,8 +45,42 @@ class CommitLog(Protocol):
         """Recover the tail. Sync: in a worker thread."""
         ...
 
-    def commit(self, drafts: Sequence[GroupDraft]) -> tuple[list[Appended], list[Group]]:
+    @property
+    def start_position(self) -> int: ...
+    @property
+    def room_bytes(self) -> int:
+        """Bytes that can be accepted whoever fills the disk."""
+        ...
+
+    @property
+    def upkeep_due(self) -> bool:
+        """`upkeep` has something to do now."""
+        ...
+
+    def upkeep(self, *, verified: int = 0, pressed: bool = False) -> None:
+        """Trim, seal, make the next segment ready. Sync: in a worker thread of its own, beside `commit`.
+
+        Raises: LogFull (no space for the next segment), LogSyncFailed (fatal).
+        """
+        ...
+
+    @property
+    def damage(self) -> Sequence[Damage]:
+        """Durable ranges found rotten, in the order they were found."""
+        ...
+
+    def lost_of(self, damage: Damage) -> list[LostFrame]:
+        """What was in it, its bytes put aside. Sync."""
+        ...
+
+    def space(self) -> tuple[int, int]:
+        """(bytes used, bytes free for us) of the volume. Sync."""
+        ...
+
+    def commit(self, drafts: Sequence[GroupDraft], *, use_reserve: bool = False) -> tuple[list[Appended], list[Group]]:
         """Write all drafts and sync once; answers in the order of the drafts. Sync: in a worker thread.
+
+        `use_reserve`: into the space kept back for the record of a loss.
 
         Raises: LogFull (nothing was written), LogSyncFailed (fatal), InvariantViolation (a draft breaks the rules).
         """

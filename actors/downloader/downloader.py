@@ -112,7 +112,8 @@ class _Crew:
             return
         self.ledger.begin(job.id, pairs)
         for symbol, kind in pairs:
-            self._lane(nursery, symbol, kind).wake(job.wanted())
+            lane = self._lane(nursery, symbol, kind)
+            lane.wake(job.wanted(lane.behind.available_to_ns()))
 
     def _lane(self, nursery: trio.Nursery, symbol: str, kind: str) -> Lane:
         if (symbol, kind) not in self.lanes:

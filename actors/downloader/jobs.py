@@ -7,14 +7,16 @@ has come. `plan` compares that with what is wanted.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 
 import attrs
 import msgspec
 
 from actors.market.coverage import IntervalSet
-from runtime.clock import NS_PER_DAY, NS_PER_MINUTE, format_ns
+from runtime.clock import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE, format_ns
 from runtime.log.types import POSITION_BYTES_MAX
+from runtime.settings import EARLIEST_NS, LATEST_NS
 
 NOTHING = IntervalSet()
 JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -24,6 +26,10 @@ QUARANTINED_MAX = 3
 """Of one feed at a time, remembered in its position; a further one waits until the log has room for it."""
 WORK_NS_MAX = 31 * NS_PER_DAY
 """Of one piece of history work: a backfill that was asked for meanwhile waits no longer than this takes."""
+NOTED_NS_MAX = 366 * NS_PER_DAY
+"""Of one refusal: what lies behind is named by the job's error alone, not by a `missing` record for each day."""
+NOTED_BYTES_MAX = 200
+"""Of a position: what is said already. What must be left out is said once more."""
 
 
 def floor_minute(ns: int) -> int:
@@ -52,6 +58,8 @@ class BackfillJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(f"job id {self.id!r}: 1 to 64 letters, digits, '-' or '_'")
         if not self.symbols or not self.kinds:
             raise ValueError(f"job {self.id}: names no {'kind' if self.symbols else 'symbol'}")
+        if not (EARLIEST_NS <= self.from_ns < LATEST_NS and EARLIEST_NS <= self.to_ns < LATEST_NS):
+            raise ValueError(f"job {self.id}: not in the years 1970 to 2199")
         if self.from_ns >= self.to_ns:
             raise ValueError(f"job {self.id}: from {format_ns(self.from_ns)} is not before to {format_ns(self.to_ns)}")
 
@@ -67,10 +75,17 @@ class BackfillJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise ValueError(f"not a backfill job: {exc}") from exc
 
-    def wanted(self) -> Wanted:
-        """The same for each of its (symbol, kind)."""
-        to_ns = ceil_minute(self.to_ns)
-        return Wanted(job=self.id, from_ns=floor_minute(self.from_ns), to_ns=to_ns, refetch=self.refetch)
+    def wanted(self, settled_to_ns: int) -> Wanted:
+        """The same for each of its (symbol, kind). `settled_to_ns`: exclusive end of what can be asked for by now.
+
+        A refetch takes whole UTC hours, so that its slices have the borders of those that they replace; of the hour
+        that runs, what is there. Other jobs end where they were asked to.
+        """
+        from_ns, to_ns = floor_minute(self.from_ns), ceil_minute(self.to_ns)
+        if self.refetch:
+            from_ns -= from_ns % NS_PER_HOUR
+            to_ns = max(to_ns, min(-(-to_ns // NS_PER_HOUR) * NS_PER_HOUR, settled_to_ns))
+        return Wanted(job=self.id, from_ns=from_ns, to_ns=to_ns, refetch=self.refetch)
 
 
 @attrs.frozen(kw_only=True)
@@ -119,6 +134,8 @@ class _PositionJson(msgspec.Struct, kw_only=True):
     quarantined: list[Quarantined] = []
     job: str = ""
     job_done_to: int = 0
+    noted: list[tuple[int, int]] = []
+    noted_for: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -130,6 +147,10 @@ class Position:
     job: str = ""
     """The newest refetch job, and up to where it is done."""
     job_done_to: int = 0
+    noted: IntervalSet = attrs.field(factory=IntervalSet)
+    """Said to be missing, all for one reason: is not said again at the next start."""
+    noted_for: int = 0
+    """Checksum of that reason."""
 
     confirmed: IntervalSet = attrs.field(factory=IntervalSet)
     """Fetched when it was settled: final. Part of `covered`."""
@@ -156,17 +177,32 @@ class Position:
         """With minutes that past live sessions hold."""
         return attrs.evolve(self, covered=IntervalSet([*self.covered, *intervals]))
 
+    def after_note(self, intervals: Sequence[tuple[int, int]], reason: str) -> Position:
+        """What it becomes with `missing` records of these intervals: belongs into the same append."""
+        before = self._noted(reason)
+        return attrs.evolve(self, noted=IntervalSet([*before, *intervals]), noted_for=_checksum(reason))
+
+    def unsaid(self, intervals: Sequence[tuple[int, int]], reason: str) -> list[tuple[int, int]]:
+        """Of what was refused for `reason`, what the log does not say yet; none crosses the end of a UTC day."""
+        said = self._noted(reason)
+        new = [gap for start, end in first_of(intervals, NOTED_NS_MAX) for gap in said.missing(start, end)]
+        return list(spans(new, NS_PER_DAY))
+
+    def _noted(self, reason: str) -> IntervalSet:
+        return self.noted if self.noted_for == _checksum(reason) else IntervalSet()
+
     def to_bytes(self) -> bytes:
         """JSON of at most POSITION_BYTES_MAX; what must be left out costs a refetch, never a hole."""
         rest = msgspec.json.encode({"job": self.job, "job_done_to": self.job_done_to}).decode()[1:]
-        quarantined = msgspec.json.encode(self.quarantined).decode()
+        more = f'"quarantined":{msgspec.json.encode(self.quarantined).decode()},'
+        if self.noted:
+            more += f'"noted":{self.noted.to_json(bytes_max=NOTED_BYTES_MAX)},"noted_for":{self.noted_for},'
+        bytes_max = LISTS_BYTES_MAX - len(more)
         if self.covered and self.confirmed == self.covered:
-            covered = self.covered.to_json(bytes_max=LISTS_BYTES_MAX - len(quarantined))
-            confirmed = "true"
+            covered, confirmed = self.covered.to_json(bytes_max=bytes_max), "true"
         else:
-            half = (LISTS_BYTES_MAX - len(quarantined)) // 2
-            covered, confirmed = (part.to_json(bytes_max=half) for part in (self.covered, self.confirmed))
-        return (f'{{"covered":{covered},"confirmed":{confirmed},"quarantined":{quarantined},{rest}').encode()
+            covered, confirmed = (part.to_json(bytes_max=bytes_max // 2) for part in (self.covered, self.confirmed))
+        return f'{{"covered":{covered},"confirmed":{confirmed},{more}{rest}'.encode()
 
     @classmethod
     def from_bytes(cls, text: bytes) -> Position:
@@ -174,17 +210,22 @@ class Position:
         if not text:
             return cls()
         found = msgspec.json.decode(text, type=_PositionJson)
-        covered = IntervalSet(found.covered)
-        confirmed = found.confirmed
+        covered, confirmed = IntervalSet(found.covered), found.confirmed
+        if isinstance(confirmed, bool):
+            confirmed = list(covered) if confirmed else []
         return cls(
             covered=covered,
-            confirmed=(covered if confirmed else IntervalSet())
-            if isinstance(confirmed, bool)
-            else IntervalSet(confirmed),
+            confirmed=IntervalSet(confirmed),
             quarantined=tuple(found.quarantined),
             job=found.job,
             job_done_to=found.job_done_to,
+            noted=IntervalSet(found.noted),
+            noted_for=found.noted_for,
         )
+
+
+def _checksum(reason: str) -> int:
+    return zlib.crc32(reason.encode())
 
 
 @attrs.frozen(kw_only=True)

@@ -18,7 +18,7 @@ from actors.downloader.fetch import Chains, FetchLimits
 from actors.downloader.jobs import Wanted, Work, is_done, missing, spans
 from actors.downloader.ledger import JobLedger
 from actors.downloader.port import HistorySource, Page
-from actors.downloader.producer import Covers, HistoryProducer
+from actors.downloader.producer import Covers, HistoryProducer, Noted
 from actors.downloader.slices import Feed, Framed, Slice, SliceCutter, coverage_frames, frame_slice
 from actors.market.coverage import Coverage
 from runtime.actor import ActorContext
@@ -27,6 +27,9 @@ from runtime.errors import NotConnected, PermanentSourceError
 
 FLUSH_S_MAX = 10.0
 BUFFER_RETRY_S = 1.0
+SHED_RETRY_S = 1.0
+NOTED_DAYS_AT_ONCE = 31
+"""Of `missing` records in one group."""
 
 
 @attrs.frozen(kw_only=True)
@@ -208,6 +211,7 @@ class Lane:
         ready = cutter.push(page)
         if not ready:
             return
+        await self._wait_for_space()
         feed = self.feed
 
         def is_final(piece: Slice) -> bool:
@@ -227,7 +231,9 @@ class Lane:
         if doubt := self.behind.doubts(self.producer.position, framed):
             self.ctx.log.warning("slice_quarantined", symbol=coverage.symbol, kind=coverage.kind, reason=doubt)
             record = attrs.evolve(coverage, status="quarantined", reason=doubt)
-            return await self.producer.append_note(coverage_frames(self.feed.partition, record), quarantined_of(framed))
+            return await self.producer.append_note(
+                coverage_frames(self.feed.partition, record), quarantined=quarantined_of(framed)
+            )
         covers = Covers(
             wanted=wanted,
             from_ns=coverage.from_ns,
@@ -243,6 +249,13 @@ class Lane:
         self.ledger.durable(self.feed.symbol, self.feed.kind, covers)
         self.behind.durable(covers, self.producer.position)
 
+    async def _wait_for_space(self) -> None:
+        """A disk that fills up sheds history first: it can be downloaded again."""
+        while (state := self.ctx.board.log) is not None and state.shed_backfill:
+            with self.ctx.waiting("space on the disk"):
+                await trio.sleep(SHED_RETRY_S)
+            self.ctx.progress()
+
     async def _give_up(self, wanted: Wanted, refused: PermanentSourceError) -> None:
         """The vendor will not give it: said in the ledger of coverage (P4) and on the board."""
         reason = str(refused)
@@ -256,20 +269,23 @@ class Lane:
         await self.ledger.fail(self.feed.symbol, self.feed.kind, wanted, reason)
 
     async def _note_missing(self, wanted: Wanted, reason: str) -> None:
-        """A coverage record for each interval that stays unknown."""
-        for from_ns, to_ns in self._unknown(wanted):
-            record = Coverage(
-                symbol=self.feed.symbol,
-                kind=self.feed.kind,
-                source=self.feed.source,
-                from_ns=from_ns,
-                to_ns=to_ns,
-                status="missing",
-                reason=reason,
-            )
-            await self.producer.append_note(coverage_frames(self.feed.partition, record))
+        """A coverage record for each UTC day that stays unknown, a month's at a time; what is said already is not."""
+        unknown = missing(self.producer.position, wanted, self.behind.available_to_ns(), self.behind.live)
+        days = self.producer.position.unsaid(unknown, reason)
+        for at in range(0, len(days), NOTED_DAYS_AT_ONCE):
+            some = tuple(days[at : at + NOTED_DAYS_AT_ONCE])
+            records = [self._missing(from_ns, to_ns, reason) for from_ns, to_ns in some]
+            frames = coverage_frames(self.feed.partition, *records)
+            await self.producer.append_note(frames, noted=Noted(intervals=some, reason=reason))
         await self.producer.flush()
 
-    def _unknown(self, wanted: Wanted) -> list[tuple[int, int]]:
-        """What of it stays unknown."""
-        return missing(self.producer.position, wanted, self.behind.available_to_ns(), self.behind.live)
+    def _missing(self, from_ns: int, to_ns: int, reason: str) -> Coverage:
+        return Coverage(
+            symbol=self.feed.symbol,
+            kind=self.feed.kind,
+            source=self.feed.source,
+            from_ns=from_ns,
+            to_ns=to_ns,
+            status="missing",
+            reason=reason,
+        )

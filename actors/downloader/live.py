@@ -21,6 +21,7 @@ from runtime.log.appender import Appender
 from runtime.market_clock import MarketClock
 
 CLOSE_S_MAX = 5.0
+DISK_LOOK_S = 5.0
 FAST_SAMPLES = 10
 """The first answers come quickly: until then the clock's error is large."""
 FAST_S = 0.25
@@ -61,6 +62,7 @@ class LiveDownloader:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_time, ctx)
+                nursery.start_soon(self._wait_out_the_disk, ctx)
                 for group in self._groups(ctx):
                     nursery.start_soon(group.run)
                 await ctx.drain_requested.wait()
@@ -124,3 +126,10 @@ class LiveDownloader:
                 ctx.log.warning("vendor_clock_refused", reason=str(exc))
                 wait_s = self.pace.permanent_s
             await trio.sleep(wait_s)
+
+    async def _wait_out_the_disk(self, ctx: ActorContext) -> None:
+        """While the log takes nothing we stand still, wherever we are: an outage that is waited for, not a stall."""
+        while True:
+            if ctx.board.log is not None and ctx.board.log.error:
+                ctx.progress()
+            await trio.sleep(DISK_LOOK_S)

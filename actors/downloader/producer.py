@@ -32,6 +32,14 @@ class Covers:
     """Minutes that past live sessions hold: they become covered with it."""
 
 
+@attrs.frozen(kw_only=True)
+class Noted:
+    """What an append says to be missing, and why."""
+
+    intervals: tuple[tuple[int, int], ...]
+    reason: str
+
+
 @attrs.frozen
 class _UnderWay:
     request: AppendRequest
@@ -93,10 +101,16 @@ class HistoryProducer:
         )
         await self._submit(draft, position, covers)
 
-    async def append_note(self, frames: tuple[FrameDraft, ...], quarantined: Quarantined | None = None) -> None:
-        """Queue records that cover nothing; see `append_slice`."""
+    async def append_note(
+        self, frames: tuple[FrameDraft, ...], *, noted: Noted | None = None, quarantined: Quarantined | None = None
+    ) -> None:
+        """Queue records that cover nothing, and what the position says of them; see `append_slice`."""
         await self._make_room()
-        position = self._planned if quarantined is None else self._planned.with_quarantined(quarantined)
+        position = self._planned
+        if noted is not None:
+            position = position.after_note(noted.intervals, noted.reason)
+        if quarantined is not None:
+            position = position.with_quarantined(quarantined)
         draft = GroupDraft(
             producer=self.name,
             sequence=self._sequence + 1,

@@ -183,9 +183,9 @@ def frame_slice(feed: Feed, piece: Slice, *, final: bool = True) -> Framed:
     return framed
 
 
-def coverage_frames(partition: int, coverage: Coverage) -> tuple[FrameDraft, ...]:
-    """One coverage record as frames."""
-    return tuple(_frames(partition, "coverage", coverage_batch([coverage])))
+def coverage_frames(partition: int, *records: Coverage) -> tuple[FrameDraft, ...]:
+    """Coverage records as frames."""
+    return tuple(_frames(partition, "coverage", coverage_batch(records)))
 
 
 def _frames(partition: int, kind: str, rows: pa.RecordBatch) -> list[FrameDraft]:

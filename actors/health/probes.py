@@ -70,6 +70,7 @@ class Probes:
         unhealthy = list(self._log_reasons(board))
         stalled = dict(self._stalled(board, now_s))
         degraded = [
+            *([f"log: {board.log.warning}"] if board.log and board.log.warning and not board.log.error else []),
             *self._dependency_reasons(board),
             *self._child_reasons(board),
             *(f"{actor}: work is waiting, no progress for {age_s:.0f} s" for actor, age_s in stalled.items()),

@@ -156,7 +156,9 @@ class Surface:
             if not isinstance(text, str) or not text:
                 raise ConfigError(f"{name}: expected a UTC date, an instant or a distance like -2h")
         try:
-            from_ns, to_ns = resolve_interval(str(texts["from"]), str(texts["to"]), self.clock.wall_ns())
+            from_ns, to_ns = resolve_interval(
+                str(texts["from"]), str(texts["to"]), self.clock.wall_ns(), earlier="choose an earlier `to`, like -1m"
+            )
         except ValueError as exc:
             raise ConfigError(f"from or to: {exc}") from exc
         return BackfillRequest(symbols=symbols, kinds=kinds, from_ns=from_ns, to_ns=to_ns, refetch=refetch)

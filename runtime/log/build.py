@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import attrs
 
 from runtime.errors import InvariantViolation
 from runtime.log.frame import (
+    FIXED_BYTES,
     FRAMES_MAX,
     PRODUCER_BYTES_MAX,
-    FrameHeader,
     body_checksum,
-    header_size,
+    pack_fields,
     pack_header,
     padded,
     padding,
@@ -33,6 +34,30 @@ from runtime.log.types import (
 )
 
 DUPLICATE = Appended(position=-1, end_position=-1, stamp_ns=-1, duplicate=True)
+_NOBODY = ProducerState()
+_PLAIN_BYTES = padded(FIXED_BYTES)
+"""Header of every frame but a group's last."""
+
+
+def weigh(draft: GroupDraft, *, partitions_total: int, schemas: Schemas) -> int:
+    """Bytes its group takes in a segment. Raises InvariantViolation for a draft that breaks a limit.
+
+    One pass over the frames, since it is in the way of every commit; what exactly is wrong says `check_draft`.
+    """
+    kinds = schemas.current
+    bodies = wire = 0
+    fine = True
+    for frame in draft.frames:
+        size = len(frame.body)
+        bodies += size
+        wire += (size + 7) & ~7
+        fine = fine and size <= BODY_BYTES_MAX and 0 <= frame.partition < partitions_total and frame.kind in kinds
+    name, position, count = len(draft.producer.encode()), len(draft.producer_position), len(draft.frames)
+    fine = fine and 0 < name <= PRODUCER_BYTES_MAX and position <= POSITION_BYTES_MAX
+    if not fine or not 0 < count <= FRAMES_MAX or bodies > GROUP_BYTES_MAX:
+        check_draft(draft, partitions_total=partitions_total, schemas=schemas)
+        raise InvariantViolation(f"producer {draft.producer}: a limit is broken that no rule names")
+    return wire + (count - 1) * _PLAIN_BYTES + ((FIXED_BYTES + name + position + 7) & ~7)
 
 
 def check_draft(draft: GroupDraft, *, partitions_total: int, schemas: Schemas) -> None:
@@ -61,7 +86,7 @@ def sort_out_duplicates(drafts: Sequence[GroupDraft], producers: dict[str, Produ
     for draft in drafts:
         before = last.get(draft.producer)
         if before is None:
-            before = producers.get(draft.producer, ProducerState()).sequence
+            before = producers.get(draft.producer, _NOBODY).sequence
         if draft.sequence > before + 1:
             raise InvariantViolation(f"producer {draft.producer}: sequence {draft.sequence} after {before}")
         known.append(draft.sequence <= before)
@@ -69,17 +94,21 @@ def sort_out_duplicates(drafts: Sequence[GroupDraft], producers: dict[str, Produ
     return known
 
 
-def wire_size(draft: GroupDraft) -> int:
-    """Bytes its group takes in a segment."""
-    plain = header_size(b"", b"")
-    bodies = sum(padded(len(frame.body)) for frame in draft.frames)
-    last = header_size(draft.producer.encode(), draft.producer_position)
-    return bodies + plain * (len(draft.frames) - 1) + last
+class _Placed(NamedTuple):
+    """A frame of the write in the making."""
+
+    frame: FrameDraft
+    offset: int
+    prev_offset: int
+    schema_id: int
 
 
 @attrs.define(kw_only=True)
 class Builder:
-    """One write in the making: frames behind `positions`, which is not changed before the sync returned."""
+    """One write in the making: frames behind `positions`, which is not changed before the sync returned.
+
+    `add` does only what the write needs; `groups` and `prepare` come while the disk works, `settle` after it.
+    """
 
     positions: Positions
     schemas: Schemas
@@ -87,95 +116,106 @@ class Builder:
     log_low: int
     wall_ns: Callable[[], int]
     buffers: list[bytes] = attrs.field(factory=list)
-    groups: list[Group] = attrs.field(factory=list)
-    headers: list[tuple[FrameHeader, str]] = attrs.field(factory=list)
-    """(header, kind) of every frame."""
     at: int = attrs.field(init=False)
-    stamp_ns: int = attrs.field(init=False)
+    _stamp_ns: int = attrs.field(init=False)
     _chain: int = attrs.field(init=False)
     _offsets: list[int] = attrs.field(init=False)
     _last_of_kind: dict[tuple[int, str], int] = attrs.field(factory=dict)
+    _made: list[tuple[GroupDraft, Appended, list[_Placed]]] = attrs.field(factory=list)
+    _settled: tuple[dict[str, int], dict[str, ProducerState]] = attrs.field(factory=lambda: ({}, {}))
 
     def __attrs_post_init__(self) -> None:
         self.at = self.positions.position
-        self.stamp_ns = self.positions.stamp_ns
+        self._stamp_ns = self.positions.stamp_ns
         self._chain = self.positions.chain
         self._offsets = list(self.positions.offsets)
 
-    def add(self, draft: GroupDraft) -> Appended:
-        """The group of one draft, behind those before it."""
+    def add(self, draft: GroupDraft, size: int) -> Appended:
+        """The group of one draft, behind those before it; `size` = `weigh(draft)`."""
         start = self.at
-        self.stamp_ns = max(self.stamp_ns + 1, self.wall_ns())
-        size = wire_size(draft)
-        frames = tuple(self._frame(draft, index, start, size) for index in range(len(draft.frames)))
-        group = Group(
-            log_id=self.positions.log_id,
-            position=start,
-            end_position=self.at,
-            stamp_ns=self.stamp_ns,
-            producer=draft.producer,
-            sequence=draft.sequence,
-            producer_position=draft.producer_position,
-            frames=frames,
-        )
+        self._stamp_ns = stamp_ns = max(self._stamp_ns + 1, self.wall_ns())
+        frames = draft.frames
+        count = len(frames)
+        common = (start, size, stamp_ns, self.positions.position)
+        placed = [self._place(frames[index], index, count, common) for index in range(count - 1)]
+        tail = (draft.sequence, draft.producer.encode(), draft.producer_position)
+        placed.append(self._place(frames[-1], count - 1, count, common, tail))
         if self.at != start + size:
             raise InvariantViolation(f"group of {self.at - start} bytes, expected {size}")
-        self.groups.append(group)
-        return Appended(position=start, end_position=self.at, stamp_ns=self.stamp_ns, duplicate=False)
+        appended = Appended(position=start, end_position=self.at, stamp_ns=stamp_ns, duplicate=False)
+        self._made.append((draft, appended, placed))
+        return appended
+
+    def groups(self) -> list[Group]:
+        """What was added, as consumers see it."""
+        log_id, schemas = self.positions.log_id, self.schemas
+        return [
+            Group(
+                log_id=log_id,
+                position=appended.position,
+                end_position=appended.end_position,
+                stamp_ns=appended.stamp_ns,
+                producer=draft.producer,
+                sequence=draft.sequence,
+                producer_position=draft.producer_position,
+                frames=tuple(_durable(frame, index, schemas) for index, frame in enumerate(placed)),
+            )
+            for draft, appended, placed in self._made
+        ]
+
+    def prepare(self) -> None:
+        """What `settle` will put in place, made before the sync returned."""
+        rows, producers = dict(self.positions.rows), dict(self.positions.producers)
+        for draft, _, placed in self._made:
+            for frame, _, _, _ in placed:
+                rows[frame.kind] = rows.get(frame.kind, 0) + frame.rows
+            producers[draft.producer] = ProducerState(sequence=draft.sequence, position=draft.producer_position)
+        self._settled = (rows, producers)
 
     def settle(self) -> None:
         """After the sync: the new state becomes the log's. `position` last, since readers look at it unlocked."""
-        for header, kind in self.headers:
-            self.positions.fold_frame(header, kind)
-        self.positions.groups += len(self.groups)
-        self.positions.position = self.at
+        positions = self.positions
+        positions.rows, positions.producers = self._settled
+        positions.last_of_kind.update(self._last_of_kind)
+        positions.offsets = self._offsets
+        positions.stamp_ns = self._stamp_ns
+        positions.chain = self._chain
+        positions.groups += len(self._made)
+        positions.position = self.at
 
-    def _frame(self, draft: GroupDraft, index: int, group_position: int, group_bytes: int) -> Frame:
-        frame = draft.frames[index]
-        header, packed = self._header(draft, index, group_position, group_bytes)
-        self.buffers += (packed, frame.body, padding(len(frame.body)))
-        self.headers.append((header, frame.kind))
-        self._offsets[frame.partition] += 1
-        self._last_of_kind[frame.partition, frame.kind] = header.offset
-        self._chain = header.header_crc
-        self.at = header.end
-        return _durable(frame, header, self.schemas)
-
-    def _header(
-        self, draft: GroupDraft, index: int, group_position: int, group_bytes: int
-    ) -> tuple[FrameHeader, bytes]:
-        frame = draft.frames[index]
-        last = index == len(draft.frames) - 1
-        key = (frame.partition, frame.kind)
+    def _place(
+        self,
+        frame: FrameDraft,
+        index: int,
+        count: int,
+        common: tuple[int, int, int, int],
+        tail: tuple[int, bytes, bytes] = (0, b"", b""),
+    ) -> _Placed:
+        """One frame into `buffers`: header, body, padding. `tail`: sequence, producer, position, in the last one."""
+        partition, kind, body = frame.partition, frame.kind, frame.body
+        key = (partition, kind)
         before = self._last_of_kind.get(key)
         if before is None:
             before = self.positions.last_of_kind.get(key, -1)
-        header = FrameHeader(
-            log_low=self.log_low,
-            epoch=self.epoch,
-            position=self.at,
-            offset=self._offsets[frame.partition],
-            prev_offset=before,
-            schema_id=self.schemas.id_of(frame.kind),
-            group_position=group_position,
-            group_bytes=group_bytes,
-            stamp_ns=self.stamp_ns,
-            durable_upto=self.positions.position,
-            event_time_ns_min=frame.event_time_ns_min,
-            event_time_ns_max=frame.event_time_ns_max,
-            sequence=draft.sequence if last else 0,
-            partition=frame.partition,
-            rows=frame.rows,
-            group_index=index,
-            group_count=len(draft.frames),
-            body_bytes=len(frame.body),
-            body_crc=body_checksum(frame.body),
-            chain=self._chain,
-            producer=draft.producer if last else "",
-            producer_position=draft.producer_position if last else b"",
+        offset = self._offsets[partition]
+        schema_id = self.schemas.current[kind]
+        group, group_bytes, stamp_ns, durable_upto = common
+        sequence, producer, position = tail
+        at, size = self.at, len(body)
+        fields = (  # the first 20 of FrameHeader, in its order
+            *(self.log_low, self.epoch, at, offset, before, schema_id, group, group_bytes, stamp_ns, durable_upto),
+            *(frame.event_time_ns_min, frame.event_time_ns_max, sequence, partition, frame.rows, index, count, size),
+            *(body_checksum(body), self._chain),
         )
-        packed, crc = pack_header(header)
-        return header._replace(header_bytes=len(packed), header_crc=crc), packed
+        packed, self._chain = pack_fields(fields, producer, position)
+        if size & 7:
+            self.buffers += (packed, body, padding(size))
+        else:
+            self.buffers += (packed, body)
+        self._offsets[partition] = offset + 1
+        self._last_of_kind[key] = offset
+        self.at = at + len(packed) + ((size + 7) & ~7)
+        return _Placed(frame, offset, before, schema_id)
 
 
 @attrs.define(kw_only=True)
@@ -201,16 +241,17 @@ class Carried:
         self.size += span.end - span.position
 
 
-def _durable(frame: FrameDraft, header: FrameHeader, schemas: Schemas) -> Frame:
+def _durable(placed: _Placed, index: int, schemas: Schemas) -> Frame:
+    frame = placed.frame
     return Frame(
         partition=frame.partition,
-        offset=header.offset,
-        prev_offset=header.prev_offset,
+        offset=placed.offset,
+        prev_offset=placed.prev_offset,
         kind=frame.kind,
-        schema=schemas.of(header.schema_id).message,
+        schema=schemas.of(placed.schema_id).message,
         body=frame.body,
         rows=frame.rows,
         event_time_ns_min=frame.event_time_ns_min,
         event_time_ns_max=frame.event_time_ns_max,
-        group_index=header.group_index,
+        group_index=index,
     )

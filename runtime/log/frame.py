@@ -18,7 +18,9 @@ MAGIC = b"HFf\x01"
 HEADER_VERSION = 1
 PRODUCER_BYTES_MAX = 256
 
-_FIXED = struct.Struct("<4sIHHI QQQQqQQQ qQqqQ IIIIIII HH")
+_REST = struct.Struct("<HHI QQQQqQQQ qQqqQ IIIIIII HH")
+"""Everything behind the magic and the header's own checksum."""
+_FIXED = struct.Struct(f"<4sI{_REST.format[1:]}")
 FIXED_BYTES = _FIXED.size
 HEADER_BYTES_MAX = FIXED_BYTES + PRODUCER_BYTES_MAX + POSITION_BYTES_MAX
 FRAMES_MAX = 4096
@@ -93,16 +95,22 @@ def header_size(producer: bytes, position: bytes) -> int:
 
 def body_checksum(body: bytes) -> int:
     """CRC32C over the body and its padding."""
-    return crc32c_more(crc32c(body), padding(len(body)))
+    crc = crc32c(body)
+    return crc32c_more(crc, _PADDING[-len(body) & 7]) if len(body) & 7 else crc
 
 
 def pack_header(header: FrameHeader) -> tuple[bytes, int]:
     """The header's bytes and its checksum; `header_bytes` and `header_crc` of the argument are not looked at."""
-    producer = header.producer.encode()
-    tail = producer + header.producer_position
-    size = padded(FIXED_BYTES + len(tail))
-    fixed = _FIXED.pack(MAGIC, 0, size, HEADER_VERSION, 0, *header[:20], len(producer), len(header.producer_position))
-    rest = fixed[_CRC_FROM:] + tail + padding(FIXED_BYTES + len(tail))
+    return pack_fields(header[:20], header.producer.encode(), header.producer_position)
+
+
+def pack_fields(fields: tuple[int, ...], producer: bytes, position: bytes) -> tuple[bytes, int]:
+    """`pack_header` for the first 20 fields of a FrameHeader, in their order: the writer's hot path makes no object."""
+    tail = producer + position
+    size = (FIXED_BYTES + len(tail) + 7) & ~7
+    rest = _REST.pack(size, HEADER_VERSION, 0, *fields, len(producer), len(position))
+    if tail:
+        rest += tail + _PADDING[-(FIXED_BYTES + len(tail)) & 7]
     crc = crc32c(rest)
     return MAGIC + crc.to_bytes(4, "little") + rest, crc
 

@@ -1,12 +1,14 @@
 """Which segments there are, and where (partition, offset) lies in them. In memory only, never trusted from disk.
 
-Written by the writer's thread, read by all others: what they look at is replaced as a whole, never changed in place.
+Written by the writer's thread and by the upkeep, read by all others: what they look at is replaced as a whole, never
+changed in place.
 """
 
 from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
+from threading import Lock  # noqa: TID251  (guards memory, is never held over I/O or an await)
 
 import attrs
 
@@ -41,6 +43,7 @@ class Catalog:
         self.log_low = log_low
         self._listing = _Listing()
         self._marks: dict[int, list[_Mark]] = {}
+        self._lock = Lock()
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -64,10 +67,19 @@ class Catalog:
 
     def add(self, segment: Segment) -> None:
         """A new last segment (or a new file for an empty last one)."""
-        kept = [s for s in self._listing.segments if s.base != segment.base]
-        if segment.header is not None:
-            self._marks[segment.base] = [_Mark(segment.base, segment.header.offsets)]
-        self._listing = _Listing((*kept, segment), (*(s.base for s in kept), segment.base))
+        with self._lock:
+            kept = [s for s in self._listing.segments if s.base != segment.base]
+            if segment.header is not None:
+                self._marks[segment.base] = [_Mark(segment.base, segment.header.offsets)]
+            self._listing = _Listing((*kept, segment), (*(s.base for s in kept), segment.base))
+
+    def drop_below(self, start: int) -> None:
+        """These segments are not kept any more; called before they are unlinked, beside the writer."""
+        with self._lock:
+            kept = tuple(s for s in self._listing.segments if s.base >= start)
+            self._listing = _Listing(kept, tuple(s.base for s in kept))
+            for base in [base for base in self._marks if base < start]:
+                del self._marks[base]
 
     def find(self, position: int, log_end: int) -> tuple[Segment, int, int | None] | None:
         """(segment that holds `position`, its end, base of the next one); None at or behind the end of the log.
@@ -83,6 +95,11 @@ class Catalog:
         after = listing.segments[at + 1]
         end = after.header.prev_end if after.header is not None else after.base
         return listing.segments[at], end, after.base
+
+    def offsets_after(self, segment: Segment) -> tuple[int, ...] | None:
+        """The next offsets at the end of `segment`, as its successor's header says; None if nobody says."""
+        later = [s for s in self._listing.segments if s.base > segment.base]
+        return later[0].header.offsets if later and later[0].header is not None else None
 
     def note(self, base: int, position: int, offsets: Sequence[int]) -> None:
         """A group begins at `position` of segment `base`, with these next offsets."""

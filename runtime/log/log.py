@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import attrs
+import msgspec
 
 from runtime.actor import Offload, offload_to_thread
 from runtime.disk_port import Disk
@@ -14,11 +16,14 @@ from runtime.entropy import Entropy
 from runtime.errors import ConfigError, InvariantViolation, LogError, LogFull, LogSyncFailed
 from runtime.log.checksum import check_native
 from runtime.log.cursor import DIRECTORY as CURSORS
-from runtime.log.cursor import NO_SPACE, CursorFile
+from runtime.log.cursor import NO_SPACE, CursorFile, read_cursors
 from runtime.log.index import Catalog
-from runtime.log.meta import Meta, WriterLock, load_meta, store_meta, take_lock
+from runtime.log.losses import LostFrame, lost_frames, quarantine
+from runtime.log.meta import Meta, WriterLock, load_meta, meta_of_segments, store_meta, take_lock
 from runtime.log.reader import Reader
 from runtime.log.recovery import Damage, Recovery, log_low
+from runtime.log.retention import Retention, new_start
+from runtime.log.runway import Runway
 from runtime.log.scan import Gap
 from runtime.log.schemas import Schemas, open_schemas
 from runtime.log.segment import (
@@ -26,13 +31,13 @@ from runtime.log.segment import (
     HEADER_BYTES,
     PARTITIONS_MAX,
     Segment,
-    load_segment,
-    segment_base,
 )
 from runtime.log.tail import LogConsumer
 from runtime.log.types import Appended, Group, GroupDraft, ProducerState
 from runtime.log.writer import Writer, write_suspect
 
+RESERVE_BYTES = 256 << 10
+"""Kept back in each segment (at most a 64th of it) for what must be written on a full disk."""
 _DAMAGE_MAX = 1000
 """Damaged ranges remembered; the count goes on."""
 
@@ -45,6 +50,9 @@ class LogSettings:
     """Live partitions, n; there are as many for history. Fixed when the log is made."""
     segment_bytes: int = 64 << 20
     """Length of a segment file, preallocated; a larger group gets a segment of its own."""
+    retention: Retention = attrs.field(factory=Retention)
+    background_upkeep: bool = False
+    """Somebody calls `upkeep` beside the commits (the buffer does): a new segment then costs a producer nothing."""
     tail_bytes: int = 16 << 20
     """Fresh groups remembered per consumer at the head; one that is further behind reads files."""
 
@@ -188,9 +196,10 @@ class Log:
 
     # --- writing: one worker thread
 
-    def commit(self, drafts: Sequence[GroupDraft]) -> tuple[list[Appended], list[Group]]:
+    def commit(self, drafts: Sequence[GroupDraft], *, use_reserve: bool = False) -> tuple[list[Appended], list[Group]]:
         """Make drafts durable: answers in the order of the drafts, and the new groups for `offer`. Blocking.
 
+        `use_reserve`: for the record of a loss on a full disk, which has space of its own.
         Raises: InvariantViolation (a draft breaks a rule; nothing was written), LogFull (try again later with the
         same drafts), LogSyncFailed (the process must end: exit 74), LogError (`reopen` first).
         """
@@ -198,7 +207,7 @@ class Log:
             raise LogError(f"{self._directory}: a commit died half way; reopen before the next one")
         self._broken = True
         try:
-            result = self._writer.commit(drafts)
+            result = self._writer.commit(drafts, use_reserve=use_reserve)
         except (LogFull, InvariantViolation):
             self._broken = False
             raise
@@ -221,6 +230,35 @@ class Log:
             raise _explain(error, self._disk, self._directory) from error
         self._broken = False
 
+    @property
+    def upkeep_due(self) -> bool:
+        """Something waits for `upkeep`, or the runway is missing."""
+        return self._writer.upkeep_due
+
+    def upkeep(self, *, verified: int = 0, pressed: bool = False) -> None:
+        """Trimming, runway, sealing, positions: what a producer should not wait for. Blocking; one thread at a time.
+
+        `verified`: the position below which every required consumer has verified, durably; `pressed`: the disk fills
+        up. May run beside `commit`, not beside `reopen` or `close`. Raises LogFull (no room for a runway: the log goes
+        on in what it has, `room_bytes`), LogSyncFailed (fatal).
+        """
+        self._trim(min(verified, self.end_position), pressed=pressed)
+        self._writer.upkeep()
+
+    def verified_by(self, names: Iterable[str]) -> int:
+        """The position below which all these consumers have verified, as their durable cursors say. Blocking."""
+        cursors = read_cursors(self._disk, self._directory, self.log_id)
+        return min((cursors[name].position if name in cursors else 0 for name in names), default=self.end_position)
+
+    def space(self) -> tuple[int, int]:
+        """(bytes used, bytes free for us) of the volume. Blocking."""
+        return self._disk.used_bytes(self._directory), self._disk.free_bytes(self._directory)
+
+    @property
+    def room_bytes(self) -> int:
+        """Bytes of frames that can be accepted whoever fills the disk: the rest of this segment and the runway."""
+        return self._writer.room_bytes
+
     def offer(self, groups: Sequence[Group]) -> None:
         """Give fresh groups to the consumers at the head. On the Trio thread, never blocks.
 
@@ -241,7 +279,7 @@ class Log:
         consumer = LogConsumer(
             name,
             self,
-            self.reader(),
+            self.reader(tell_losses=True),
             offload or self._offload,
             partitions,
             self._settings.tail_bytes,
@@ -251,9 +289,33 @@ class Log:
         self._consumers.append(consumer)
         return consumer
 
-    def reader(self) -> Reader:
+    def reader(self, *, tell_losses: bool = False) -> Reader:
         """A blocking reader of the files."""
-        return Reader(self._disk, self._catalog, self._schemas, log_id=self.log_id, on_gap=self._on_gap)
+        return Reader(
+            self._disk,
+            self._catalog,
+            self._schemas,
+            log_id=self.log_id,
+            on_gap=self._on_gap,
+            tell_losses=tell_losses,
+        )
+
+    def lost_of(self, damage: Damage) -> list[LostFrame]:
+        """What was in a damaged range, with its kinds by name; the bytes are copied to quarantine/. Blocking."""
+        place = self._catalog.find(damage.position, self.end_position)
+        if place is None or place[0].path.name != damage.segment:
+            return []
+        segment, end, _ = place
+        gap = Gap(damage.position, damage.end_position, damage.reason, 0)
+        file = self._disk.open(segment.path)
+        try:
+            walker = self._catalog.walker(segment, file, bodies=False)
+            lost = lost_frames(walker, segment, gap, end, self._catalog.offsets_after(segment))
+            with contextlib.suppress(OSError):  # a full disk has no room for a copy
+                quarantine(self._disk, self._directory, segment, file, gap, "frame")
+        finally:
+            file.close()
+        return [attrs.evolve(f, kind=self._schemas.kind_of(int(f.kind, 16)) if f.kind else "") for f in lost]
 
     def cursor(self, name: str) -> CursorFile:
         """The durable cursor of a consumer; the same object for the same name, so a restarted actor leaks no handle."""
@@ -295,6 +357,8 @@ class Log:
         self.torn += found.torn
         self._lock.begin_epoch(found.epoch)
         self._catalog.replace(found.segments)
+        runway = Runway(disk=self._disk, directory=self._directory, size=self._settings.segment_bytes)
+        runway.adopt()
         writer = Writer(
             disk=self._disk,
             directory=self._directory,
@@ -305,10 +369,36 @@ class Log:
             segment_bytes=self._settings.segment_bytes,
             wall_ns=self._wall_ns,
             last_end=found.last_end,
+            runway=runway,
+            reserve_bytes=min(RESERVE_BYTES, self._settings.segment_bytes // 64),
+            background=self._settings.background_upkeep,
         )
         writer.start_segment(carry=found.carry)
         recovery.finish(found)
         return writer
+
+    def _trim(self, verified: int, *, pressed: bool) -> None:
+        """Cursors (durable already) -> positions -> META -> unlink -> sync of the directory, in this order.
+
+        A crash in between leaves files that nobody needs: the next start removes them.
+        """
+        segments = self._catalog.segments
+        start = new_start(
+            segments, verified=verified, now_ns=self._wall_ns(), retention=self._settings.retention, pressed=pressed
+        )
+        gone = [segment for segment in segments if segment.base < start]
+        if not gone or self._writer.suspect:
+            return
+        try:
+            self._writer.store_snapshot_at(start)
+            self._meta = msgspec.structs.replace(self._meta, start_position=start)
+            store_meta(self._disk, self._directory, self._meta)
+            self._catalog.drop_below(start)
+            for segment in gone:
+                self._disk.unlink(segment.path)
+            self._disk.sync_directory(self._directory)
+        except OSError as error:
+            raise self._writer.refused(error, "trimming") from error
 
     def _on_gap(self, segment: Segment, gap: Gap) -> None:
         """A reader met rot. (Called in worker threads; appending to a list is atomic.)"""
@@ -327,17 +417,11 @@ def _open_meta(
     """META as found, rebuilt from a segment's header if it is damaged, or new in an empty directory."""
     meta = load_meta(disk, directory)
     if meta is None:
-        bases = [(base, name) for name in disk.names(directory) if (base := segment_base(name)) is not None]
-        headers = [load_segment(disk, directory / name, base).header for base, name in sorted(bases)]
-        header = next((h for h in headers if h is not None), None)
-        if bases and header is None:
-            raise ConfigError(f"{directory}: META is missing or damaged, and no segment's header can replace it")
-        meta = Meta(
-            log_id=header.log_id if header else entropy.new_id(),
+        meta = meta_of_segments(disk, directory) or Meta(
+            log_id=entropy.new_id(),
             version=FORMAT_VERSION,
-            partitions=len(header.offsets) // 2 if header else settings.partitions,
-            created_ns=header.created_ns if header else wall_ns(),
-            start_position=min(bases)[0] if bases else 0,
+            partitions=settings.partitions,
+            created_ns=wall_ns(),
         )
         store_meta(disk, directory, meta)
     if meta.partitions != settings.partitions:

@@ -12,7 +12,7 @@ import msgspec
 from runtime.disk_port import Disk, Lock, write_fully
 from runtime.errors import ConfigError, InvariantViolation
 from runtime.log.checksum import crc32c
-from runtime.log.segment import FORMAT_VERSION
+from runtime.log.segment import FORMAT_VERSION, load_segment, segment_base
 from runtime.log.slots import SlotFile
 
 META = "META"
@@ -46,6 +46,24 @@ def load_meta(disk: Disk, directory: Path) -> Meta | None:
     return meta
 
 
+def meta_of_segments(disk: Disk, directory: Path) -> Meta | None:
+    """What META said, from the segments' headers; None when there is no segment. Raises ConfigError if none checks."""
+    bases = sorted((base, name) for name in disk.names(directory) if (base := segment_base(name)) is not None)
+    headers = [load_segment(disk, directory / name, base).header for base, name in bases]
+    header = next((h for h in headers if h is not None), None)
+    if not bases:
+        return None
+    if header is None:
+        raise ConfigError(f"{directory}: META is missing or damaged, and no segment's header can replace it")
+    return Meta(
+        log_id=header.log_id,
+        version=FORMAT_VERSION,
+        partitions=len(header.offsets) // 2,
+        created_ns=header.created_ns,
+        start_position=bases[0][0],
+    )
+
+
 def store_meta(disk: Disk, directory: Path, meta: Meta) -> None:
     """Write META durably."""
     slots = SlotFile(disk, directory / META)
@@ -62,6 +80,8 @@ class WriterLock:
     epoch: int
     _disk: Disk
     _lock: Lock
+    _version: object = None
+    """Of LOCK when it was last found to be ours: looking at that before each write is cheap, reading it is not."""
 
     def begin_epoch(self, at_least: int) -> int:
         """A new epoch, durable in LOCK, higher than `at_least` and than every earlier one."""
@@ -74,13 +94,21 @@ class WriterLock:
         finally:
             file.close()
         self._disk.sync_directory(self.path.parent)
+        self._version = None
         return self.epoch
 
     def check(self) -> None:
         """Raises InvariantViolation when somebody else began an epoch: we were frozen, or the lock was taken away."""
+        try:
+            version = self._disk.version(self.path)
+        except FileNotFoundError:
+            version = None
+        if version is not None and version == self._version:
+            return
         now = _read_lock(self._disk, self.path)
         if now is None or now[0] != self.epoch:
             raise InvariantViolation(f"{self.path}: our epoch {self.epoch} is over, LOCK says {now}")
+        self._version = version
 
     def release(self) -> None:
         """Let another process in."""

@@ -69,6 +69,16 @@ class Positions:
         if header.last:
             self.producers[header.producer] = ProducerState(sequence=header.sequence, position=header.producer_position)
 
+    def copy(self) -> Positions:
+        """As it is now; values are never changed in place."""
+        return attrs.evolve(
+            self,
+            offsets=list(self.offsets),
+            last_of_kind=dict(self.last_of_kind),
+            producers=dict(self.producers),
+            rows=dict(self.rows),
+        )
+
     def skip_lost(self, frames_max: int, upto: int) -> None:
         """Durable frames up to `upto` are gone and unknown: no offset they may have had is given out again."""
         self.offsets = [offset + frames_max for offset in self.offsets]
@@ -123,3 +133,11 @@ class PositionsFile:
     def close(self) -> None:
         """Release the handle."""
         self._slots.close()
+
+
+def store_snapshot(disk: Disk, directory: Path, positions: Positions) -> None:
+    """Write `positions` into the file of a log, durably. Raises OSError."""
+    snapshot = PositionsFile(disk, directory)
+    snapshot.load(positions.log_id, len(positions.offsets))
+    snapshot.store(positions)
+    snapshot.close()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from runtime.disk_port import Disk, File
 from runtime.errors import InvariantViolation, LogCorrupt
 from runtime.log.index import Catalog
+from runtime.log.losses import lost_frames, lost_group
 from runtime.log.scan import Gap, Span
 from runtime.log.schemas import Schemas
 from runtime.log.segment import Segment
@@ -82,13 +83,21 @@ class Reader:
     """One reader with a file handle of its own; used by one thread at a time."""
 
     def __init__(
-        self, disk: Disk, catalog: Catalog, schemas: Schemas, *, log_id: str, on_gap: Callable[[Segment, Gap], None]
+        self,
+        disk: Disk,
+        catalog: Catalog,
+        schemas: Schemas,
+        *,
+        log_id: str,
+        on_gap: Callable[[Segment, Gap], None],
+        tell_losses: bool = False,
     ) -> None:
         self._disk = disk
         self._catalog = catalog
         self._schemas = schemas
         self._log_id = log_id
         self._on_gap = on_gap
+        self._tell_losses = tell_losses
         self._file: File | None = None
         self._segment: Segment | None = None
 
@@ -97,7 +106,8 @@ class Reader:
     ) -> tuple[list[Group], int]:
         """(groups, position behind the last one looked at): about `bytes_max` of bodies from [position, upto).
 
-        Damaged groups are reported to `on_gap` and stepped over. May return no group when all were filtered out.
+        Damaged groups are reported to `on_gap` and stepped over, or (`tell_losses`) stand there as frames of kind
+        `lost`, so that a consumer knows that their offsets come no more. May return no group (all filtered out).
         Raises: LogCorrupt (position is not kept any more), InvariantViolation (position is inside a group).
         """
         groups: list[Group] = []
@@ -113,7 +123,7 @@ class Reader:
                 if isinstance(span, Gap):
                     if self._catalog.find(span.position, upto) != place:
                         break  # the tail was recovered in place meanwhile: look again where it is now
-                    self._gap(segment, span)
+                    groups += self._gap(segment, span, end, partitions)
                 elif group := make_group(span, self._log_id, self._schemas, partitions):
                     groups.append(group)
                     taken += group_bytes(group)
@@ -149,7 +159,7 @@ class Reader:
         walker = self._catalog.walker(segment, self._file, bodies=True, chunk=chunk)
         return walker.walk(start, end, chain=None, open_end=False)
 
-    def _gap(self, segment: Segment, gap: Gap) -> None:
+    def _gap(self, segment: Segment, gap: Gap, end: int, partitions: frozenset[int] | None) -> list[Group]:
         """Damage, unless the caller asked for a position inside a group."""
         assert self._file is not None
         walker = self._catalog.walker(segment, self._file, bodies=False)
@@ -159,3 +169,8 @@ class Reader:
                     f"position {gap.position} is inside the group [{span.position}, {span.end}), not a group border"
                 )
         self._on_gap(segment, gap)
+        if not self._tell_losses:
+            return []
+        lost = lost_frames(walker, segment, gap, end, self._catalog.offsets_after(segment))
+        group = cut_group(lost_group(self._log_id, gap, lost), partitions)
+        return [group] if group is not None and group.frames else []

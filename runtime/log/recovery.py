@@ -30,12 +30,12 @@ from runtime.disk_port import Disk, File
 from runtime.errors import ConfigError
 from runtime.log.cursor import read_cursors
 from runtime.log.frame import FIXED_BYTES
+from runtime.log.losses import quarantine
 from runtime.log.positions import Positions, PositionsFile
 from runtime.log.scan import Gap, Span, Walker, segment_walker
 from runtime.log.schemas import Schemas
 from runtime.log.segment import HEADER_BYTES, Segment, load_segment, segment_base, segment_name
 
-QUARANTINE = "quarantine"
 SUSPECT = "SUSPECT"
 
 
@@ -92,9 +92,10 @@ class Recovery:
 
     def run(self) -> Recovered:
         """Repair what a crash left and say where to go on."""
-        self._remove_leftovers()
-        segments = list_segments(self.disk, self.directory, self.log_id)
+        found_segments = list_segments(self.disk, self.directory, self.log_id)
+        segments = kept(found_segments, self.start_position)
         check_contiguous(self.directory, segments, self.start_position)
+        self._trim_again([s for s in found_segments if s not in segments])
         snapshot = PositionsFile(self.disk, self.directory).load(self.log_id, self.partitions_total)
         found = Recovered(positions=self._beginning(segments), segments=segments)
         found.epoch = max((s.header.epoch for s in segments if s.header is not None), default=0)
@@ -121,25 +122,25 @@ class Recovery:
         return found
 
     def finish(self, found: Recovered) -> None:
-        """After the new segment is there: cut the old one (what was carried, voided, preallocated) and be done."""
-        if found.segments and found.segments[-1].base < found.last_end:
-            segment = found.segments[-1]
-            file = self.disk.open(segment.path, write=True)
-            try:
-                size = HEADER_BYTES + found.last_end - segment.base
-                if file.size() > size:
-                    file.truncate(size)
-                    file.sync()
-            finally:
-                file.close()
+        """After the new segment is there: cut the old one (what was carried, voided, preallocated) and be done.
+
+        The one before it as well: a crash may have come before it was sealed, which happens in the background.
+        """
+        afters = [s.header.prev_end if s.header is not None else s.base for s in found.segments[1:]]
+        ends = [*afters, found.last_end][: len(found.segments)]
+        for segment, end in list(zip(found.segments, ends, strict=True))[-2:]:
+            if segment.base < end:
+                seal(self.disk, segment, end)
         if self.disk.exists(self.directory / SUSPECT):
             self.disk.unlink(self.directory / SUSPECT)
             self.disk.sync_directory(self.directory)
 
-    def _remove_leftovers(self) -> None:
-        for name in self.disk.names(self.directory):
-            if name.endswith((".seg.new", ".tmp")):
-                self.disk.unlink(self.directory / name)
+    def _trim_again(self, gone: Sequence[Segment]) -> None:
+        """A crash while they were unlinked may have kept any of them."""
+        for segment in gone:
+            self.disk.unlink(segment.path)
+        if gone:
+            self.disk.sync_directory(self.directory)
 
     def _beginning(self, segments: list[Segment]) -> Positions:
         offsets = [0] * self.partitions_total
@@ -177,21 +178,7 @@ class Recovery:
         return segment_walker(segment, file, log_low(self.log_id), bodies=bodies)
 
     def _quarantine(self, segment: Segment, file: File, gap: Gap, kind: str) -> bool:
-        """Keep the bytes for a person to look at, before anything is cut. False if there is nothing but zeros."""
-        data = file.pread(gap.end - gap.position, HEADER_BYTES + gap.position - segment.base).rstrip(b"\0")
-        if not data:
-            return False
-        folder = self.directory / QUARANTINE
-        self.disk.make_directory(folder)
-        name = f"{gap.position:020d}.{kind}"
-        if self.disk.exists(folder / name):
-            return True
-        self.disk.write_atomic(folder / name, data)
-        line = f"{name} {segment.path.name} [{gap.position}, {gap.end}) {gap.reason}\n".encode()
-        index = folder / "index"
-        before = self.disk.read_bytes(index) if self.disk.exists(index) else b""
-        self.disk.write_atomic(index, before + line)
-        return True
+        return quarantine(self.disk, self.directory, segment, file, gap, kind)
 
     # --- the state behind the last good frame
 
@@ -285,6 +272,18 @@ def split_tail(spans: list[Span], evidence: int) -> tuple[list[Span], list[Span]
     return synced, spans[len(synced) :]
 
 
+def seal(disk: Disk, segment: Segment, end: int) -> None:
+    """Give the space behind its last frame back. Raises OSError."""
+    file = disk.open(segment.path, write=True)
+    try:
+        size = HEADER_BYTES + end - segment.base
+        if file.size() > size:
+            file.truncate(size)
+            file.sync()
+    finally:
+        file.close()
+
+
 def _damage(segment: Segment, gap: Gap) -> Damage:
     return Damage(segment=segment.path.name, position=gap.position, end_position=gap.end, reason=gap.reason)
 
@@ -308,6 +307,11 @@ def list_segments(disk: Disk, directory: Path, log_id: str) -> list[Segment]:
                 raise ConfigError(f"{segment.path} was renamed: it is {segment_name(header.base)}")
             found.append(segment)
     return sorted(found, key=lambda s: s.base)
+
+
+def kept(segments: list[Segment], start_position: int) -> list[Segment]:
+    """Without those that end at or before `start_position`: their trimming was decided, and they may have holes."""
+    return [s for i, s in enumerate(segments) if i + 1 == len(segments) or segments[i + 1].base > start_position]
 
 
 def check_contiguous(directory: Path, segments: list[Segment], start_position: int) -> None:

@@ -26,6 +26,8 @@ _MAGIC = b"HFseg\r\n\x1a"
 _FIXED = struct.Struct("<8sIHHI16sQQQQIq")
 _CRC_AT = 8
 _SUFFIX = ".seg"
+UNFINISHED = ".seg.new"
+"""End of the name of a file that is not a segment yet."""
 
 
 @attrs.frozen(kw_only=True)
@@ -123,22 +125,35 @@ def create_segment(
 
     Raises OSError; a half-made one has no final name.
     """
-    path = directory / segment_name(header.base)
-    temporary = path.with_name(path.name + ".new")
+    temporary = directory / f"{header.base:020d}{UNFINISHED}"
     file = disk.open(temporary, write=True, create=True)
     try:
         file.truncate(0)
-        write_fully(file, [pack_segment_header(header), *frames], 0)
         file.allocate(size)
-        file.sync()
-        disk.rename(temporary, path)
-        disk.sync_directory(directory)
     except OSError:
         file.close()
         with contextlib.suppress(OSError):
             disk.unlink(temporary)  # on a full disk its space is needed
         raise
-    return Segment(path=path, base=header.base, header=header), file
+    return finish_segment(disk, temporary, file, header, frames=frames), file
+
+
+def finish_segment(
+    disk: Disk, unfinished: Path, file: File, header: SegmentHeader, *, frames: Sequence[bytes] = ()
+) -> Segment:
+    """Make a segment of an allocated file: header, `frames`, sync, and only then its name. Raises OSError."""
+    path = unfinished.parent / segment_name(header.base)
+    try:
+        write_fully(file, [pack_segment_header(header), *frames], 0)
+        file.sync()
+        disk.rename(unfinished, path)
+        disk.sync_directory(path.parent)
+    except OSError:
+        file.close()
+        with contextlib.suppress(OSError):
+            disk.unlink(unfinished)
+        raise
+    return Segment(path=path, base=header.base, header=header)
 
 
 def load_segment(disk: Disk, path: Path, base: int) -> Segment:

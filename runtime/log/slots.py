@@ -77,6 +77,12 @@ def newest_slot(whole: bytes) -> tuple[int, bytes, int] | None:
     return generation, payload, damaged
 
 
+def damaged_slots(whole: bytes) -> int:
+    """Slots that were written and do not check; a torn write of a crash counts too, until the next one repairs it."""
+    stride = len(whole) // 2
+    return sum(1 for slot in (whole[:stride], whole[stride : 2 * stride]) if any(slot) and _unpack(slot) is None)
+
+
 def _pack(generation: int, payload: bytes, stride: int) -> bytes:
     rest = _HEAD.pack(_MAGIC, 0, generation, len(payload))[_CRC_FROM:] + payload
     rest += bytes(stride - _CRC_FROM - len(rest))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,15 +13,19 @@ import attrs
 from runtime.disk_port import Disk, File
 from runtime.errors import ConfigError, LogCorrupt
 from runtime.log.checksum import check_native
+from runtime.log.cursor import DIRECTORY as CURSORS
 from runtime.log.cursor import Cursor, read_cursors
 from runtime.log.frame import FrameHeader
 from runtime.log.index import Catalog
-from runtime.log.meta import Meta, load_meta
+from runtime.log.losses import QUARANTINE
+from runtime.log.meta import META, Meta, load_meta, meta_of_segments
+from runtime.log.positions import POSITIONS
 from runtime.log.reader import Reader
-from runtime.log.recovery import Damage, check_contiguous, list_segments, log_low
+from runtime.log.recovery import Damage, check_contiguous, kept, list_segments, log_low
 from runtime.log.scan import Gap, Span
 from runtime.log.schemas import Schemas, load_schemas
 from runtime.log.segment import HEADER_BYTES, Segment
+from runtime.log.slots import damaged_slots
 from runtime.log.types import Group
 
 
@@ -79,6 +85,15 @@ class LogFiles:
         finally:
             reader.close()
 
+    def _quarantined(self) -> set[int]:
+        """Positions of groups that were found rotten and named: lost, so no longer counted as accepted."""
+        index = self._directory / QUARANTINE / "index"
+        if not self._disk.exists(index):
+            return set()
+        ranges = re.findall(rb"\.frame \S+ \[(\d+), (\d+)\)", self._disk.read_bytes(index))
+        spans = [(int(low), int(high)) for low, high in ranges]
+        return {h.position for h, _, _ in self.frames() if any(low <= h.group_position < high for low, high in spans)}
+
     def row_counts(
         self,
         upto: Mapping[int, int] | None = None,
@@ -90,11 +105,35 @@ class LogFiles:
         `named` may count some frames of a kind under another name.
         """
         counts: dict[tuple[int, str], int] = {}
+        gone = self._quarantined()
         for header, kind, _ in self.frames():
+            if header.position in gone:
+                continue
             if upto is None or header.offset < upto.get(header.partition, 0):
                 key = (header.partition, named(kind, header))
                 counts[key] = counts.get(key, 0) + header.rows
         return counts
+
+    def extents(self) -> Iterator[tuple[Segment, int]]:
+        """Each segment with the end of its frames."""
+        for segment, after in itertools.zip_longest(self.segments, self.segments[1:]):
+            header = after.header if after is not None else None
+            yield segment, header.prev_end if header else after.base if after is not None else self.end_position
+
+    def check_files(self) -> list[Damage]:
+        """What does not check beside the frames: headers of segments, cursors, positions, META (a slot of two)."""
+        found = [
+            Damage(segment=s.path.name, position=s.base, end_position=s.base, reason="the segment's header is damaged")
+            for s in self.segments
+            if s.header is None
+        ]
+        names = [META, POSITIONS, *(f"{CURSORS}/{name}" for name in self._disk.names(self._directory / CURSORS))]
+        for name in names:
+            path = self._directory / name
+            if not name.endswith(".tmp") and self._disk.exists(path) and damaged_slots(self._disk.read_bytes(path)):
+                reason = f"{name}: a slot is damaged"
+                found.append(Damage(segment=name, position=0, end_position=0, reason=reason))
+        return found
 
     def check(self) -> list[Damage]:
         """Read every byte; returns (and remembers) what does not check."""
@@ -134,10 +173,10 @@ def open_files(disk: Disk, directory: Path | str) -> LogFiles:
     """Look at the log in `directory`. Blocking. Raises ConfigError if there is none, or a newer one."""
     check_native()
     folder = Path(directory)
-    meta = load_meta(disk, folder)
+    meta = load_meta(disk, folder) or meta_of_segments(disk, folder)
     if meta is None:
-        raise ConfigError(f"{folder} holds no log (META is missing or damaged)")
-    segments = list_segments(disk, folder, meta.log_id)
+        raise ConfigError(f"{folder} holds no log")
+    segments = kept(list_segments(disk, folder, meta.log_id), meta.start_position)
     check_contiguous(folder, segments, meta.start_position)
     catalog = Catalog(disk, log_low(meta.log_id))
     catalog.replace(segments)

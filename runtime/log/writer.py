@@ -5,6 +5,8 @@ Blocking, for one worker thread. Nothing is acknowledged, and no state changes, 
 
 from __future__ import annotations
 
+import errno
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,21 +15,22 @@ import msgspec
 
 from runtime.disk_port import Disk, File
 from runtime.errors import LogFull, LogSyncFailed
-from runtime.log.build import DUPLICATE, Builder, Carried, check_draft, sort_out_duplicates, wire_size
+from runtime.log.build import DUPLICATE, Builder, Carried, sort_out_duplicates, weigh
 from runtime.log.cursor import NO_SPACE
 from runtime.log.index import Catalog
 from runtime.log.meta import WriterLock
-from runtime.log.positions import Positions, PositionsFile
-from runtime.log.recovery import SUSPECT
+from runtime.log.positions import Positions, store_snapshot
+from runtime.log.recovery import SUSPECT, seal
+from runtime.log.runway import Runway
 from runtime.log.scan import Span
 from runtime.log.schemas import Schemas
-from runtime.log.segment import HEADER_BYTES, Segment, SegmentHeader, create_segment
+from runtime.log.segment import HEADER_BYTES, Segment, SegmentHeader, create_segment, finish_segment
 from runtime.log.types import Appended, Group, GroupDraft
 
 
 @attrs.define(kw_only=True)
 class Writer:
-    """Appends behind `positions`. A new one for every epoch."""
+    """Appends behind `positions`. A new one for every epoch. `upkeep` may run beside the rest, in one other thread."""
 
     disk: Disk
     directory: Path
@@ -35,87 +38,139 @@ class Writer:
     schemas: Schemas
     positions: Positions
     lock: WriterLock
+    runway: Runway
     segment_bytes: int
+    reserve_bytes: int
+    """Kept back in every segment for drafts that may use the reserve: what is lost on a full disk must be written."""
     wall_ns: Callable[[], int]
     last_end: int
     """Where the last segment's frames end; below `positions.position` only behind a loss."""
+    background: bool = False
+    """Somebody calls `upkeep`; else a new segment does its part of it at once."""
     suspect: bool = False
     """A sync failed: this process must not write or sync any more."""
     _file: File | None = None
     _segment: Segment | None = None
     _room: int = 0
     """Bytes the current segment was preallocated for, header included."""
+    _owed: dict[tuple[str, int], Appended] = attrs.field(factory=dict)
+    """Answers to drafts that became durable in a commit which then found no space: no duplicates when given again."""
+    _owed_groups: list[Group] = attrs.field(factory=list)
+    _full: deque[tuple[Segment, int]] = attrs.field(factory=deque)
+    """(segment, end): to be sealed."""
+    _snapshot: Positions | None = None
+    """To be stored."""
+    _stored_position: int = 0
 
-    def commit(self, drafts: Sequence[GroupDraft]) -> tuple[list[Appended], list[Group]]:
+    def commit(self, drafts: Sequence[GroupDraft], *, use_reserve: bool = False) -> tuple[list[Appended], list[Group]]:
         """All drafts durable, in order. A batch that fits into one segment is one write and one sync, all or nothing.
 
         Raises: InvariantViolation (limits, sequences, epoch: before anything is written), LogFull, LogSyncFailed.
-        A larger batch is several writes; if a later one fails, the earlier ones are durable, and the same drafts
-        given again are answered as duplicates.
+        A larger batch is several writes; if a later one finds no space, the earlier ones are durable: the next
+        call hands their groups over, and gives their answers when it is given the same drafts again.
         """
-        for draft in drafts:
-            check_draft(draft, partitions_total=len(self.positions.offsets), schemas=self.schemas)
+        total = len(self.positions.offsets)
+        sizes = [weigh(draft, partitions_total=total, schemas=self.schemas) for draft in drafts]
         known = sort_out_duplicates(drafts, self.positions.producers)
-        fresh = [draft for draft, duplicate in zip(drafts, known, strict=True) if not duplicate]
+        fresh = [(draft, size) for draft, size, old in zip(drafts, sizes, known, strict=True) if not old]
         answers: list[Appended] = []
         groups: list[Group] = []
-        while fresh:
-            run = self._make_room(fresh)
-            builder = self._build(fresh[:run], answers)
-            self._write(builder)
-            groups += builder.groups
-            fresh = fresh[run:]
+        try:
+            while fresh:
+                run = self._make_room([size for _, size in fresh], use_reserve=use_reserve)
+                builder = self._builder()
+                answers += [builder.add(draft, size) for draft, size in fresh[:run]]
+                groups += self._write(builder)
+                fresh = fresh[run:]
+        except LogFull:
+            self._owed.update({(g.producer, g.sequence): a for g, a in zip(groups, answers, strict=False)})
+            self._owed_groups += groups
+            raise
+        groups, self._owed_groups = self._owed_groups + groups, []
+        if not any(known):
+            return answers, groups
         new = iter(answers)
-        return [DUPLICATE if duplicate else next(new) for duplicate in known], groups
+        return [
+            self._owed.pop((draft.producer, draft.sequence), DUPLICATE) if duplicate else next(new)
+            for draft, duplicate in zip(drafts, known, strict=True)
+        ], groups
 
     def start_segment(self, needed: int = 0, carry: Sequence[Span] = ()) -> None:
-        """Seal the current segment and go on in a new one, which begins with the carried groups.
+        """Leave the current segment and go on in a new one, which begins with the carried groups.
 
-        Raises LogFull, LogSyncFailed.
+        Raises LogFull (the current one stays as it was), LogSyncFailed.
         """
+        carried = Carried(epoch=self.lock.epoch, chain=self.positions.chain, durable_upto=self.positions.position)
+        for span in carry:
+            carried.add(span)
+        wanted = HEADER_BYTES + max(needed + self.reserve_bytes, carried.size)
         try:
-            self._seal()
-            snapshot = PositionsFile(self.disk, self.directory)
-            snapshot.load(self.positions.log_id, len(self.positions.offsets))
-            snapshot.store(self.positions)
-            snapshot.close()
-            carried = Carried(epoch=self.lock.epoch, chain=self.positions.chain, durable_upto=self.positions.position)
-            for span in carry:
-                carried.add(span)
-            self._room = max(self.segment_bytes, HEADER_BYTES + max(needed, carried.size))
-            self._segment, self._file = create_segment(
-                self.disk, self.directory, self._next_header(), size=self._room, frames=carried.buffers
-            )
+            segment, file, room = self._new_segment(wanted, carried.buffers)
         except OSError as error:
-            raise self._refused(error, "new segment") from error
-        self.catalog.add(self._segment)
+            raise self.refused(error, "new segment") from error
+        self._leave_current()
+        self._segment, self._file, self._room = segment, file, room
+        self.catalog.add(segment)
         for span in carried.spans:
             self.positions.fold(span, self.schemas)
+        self._snapshot = self.positions.copy()
+        if not self.background:
+            self._finish_former()
+
+    @property
+    def upkeep_due(self) -> bool:
+        """Something waits for `upkeep`."""
+        return bool(self._full) or self._snapshot is not None or not self.runway.bytes
+
+    def upkeep(self) -> None:
+        """What need not be done while a producer waits: seal, snapshot, runway. Raises LogFull, LogSyncFailed."""
+        if self.suspect:
+            return
+        self._finish_former()
+        try:
+            self.runway.prepare()
+        except OSError as error:
+            raise self.refused(error, "runway") from error
+
+    @property
+    def room_bytes(self) -> int:
+        """Guaranteed space for frames, whoever fills the disk; without the reserve."""
+        return max(0, self._free() - self.reserve_bytes) + max(0, self.runway.bytes - self.reserve_bytes)
+
+    def store_snapshot_at(self, start: int) -> None:
+        """Before everything below `start` goes: producers may be remembered by the snapshot alone. Raises OSError.
+
+        `positions` changes under the writer's hands, a snapshot does not; one is made at the beginning of each segment.
+        """
+        if self._stored_position < start:
+            self._finish_former()
+        if self._stored_position < start:
+            raise OSError(errno.ENOSPC, "the positions could not be stored before trimming")
 
     def store_positions(self) -> None:
         """The snapshot, for a fast and well-informed next start. Raises OSError."""
-        snapshot = PositionsFile(self.disk, self.directory)
-        snapshot.load(self.positions.log_id, len(self.positions.offsets))
-        snapshot.store(self.positions)
-        snapshot.close()
+        self._snapshot = None
+        store_snapshot(self.disk, self.directory, self.positions)
 
     def close(self) -> None:
-        """Release the handle; writes nothing."""
+        """Release the handles; writes nothing."""
+        self.runway.close()
         if self._file is not None:
             self._file.close()
             self._file = None
 
     # --- one write
 
-    def _make_room(self, drafts: Sequence[GroupDraft]) -> int:
-        """How many of the drafts go into the next write; there is room for them afterwards."""
-        sizes = [wire_size(draft) for draft in drafts]
-        free = self._free()
-        if sum(sizes) > free:
-            whole = sum(sizes) + HEADER_BYTES <= self.segment_bytes
-            if whole or sizes[0] > free:
-                self.start_segment(sizes[0])
-                free = self._free()
+    def _make_room(self, sizes: Sequence[int], *, use_reserve: bool) -> int:
+        """How many of the groups go into the next write; there is room for them afterwards."""
+        reserve = 0 if use_reserve else self.reserve_bytes
+        free = self._free() - reserve
+        total = sum(sizes)
+        if total <= free:
+            return len(sizes)
+        if total + reserve + HEADER_BYTES <= self.segment_bytes or sizes[0] > free:
+            self.start_segment(sizes[0])
+            free = self._free() - reserve
         run = 0
         while run < len(sizes) and sizes[run] <= free:
             free -= sizes[run]
@@ -127,20 +182,20 @@ class Writer:
             return 0
         return self._room - HEADER_BYTES - (self.positions.position - self._segment.base)
 
-    def _build(self, drafts: Sequence[GroupDraft], answers: list[Appended]) -> Builder:
-        builder = Builder(
+    def _builder(self) -> Builder:
+        return Builder(
             positions=self.positions,
             schemas=self.schemas,
             epoch=self.lock.epoch,
             log_low=self.catalog.log_low,
             wall_ns=self.wall_ns,
         )
-        answers += [builder.add(draft) for draft in drafts]
-        return builder
 
-    def _write(self, builder: Builder) -> None:
+    def _write(self, builder: Builder) -> list[Group]:
         assert self._file is not None
         assert self._segment is not None
+        if self.suspect:
+            raise LogSyncFailed(f"{self.directory}: a sync failed in this process; only a new one may go on")
         self.lock.check()
         at = HEADER_BYTES + self.positions.position - self._segment.base
         wanted = builder.at - self.positions.position
@@ -148,16 +203,20 @@ class Writer:
             written = self._file.pwritev(builder.buffers, at)
         except OSError as error:
             self._cut_back(at)
-            raise self._refused(error, self._segment.path.name) from error
+            raise self.refused(error, self._segment.path.name) from error
         if written != wanted:
             self._cut_back(at)
             raise LogFull(f"{self._segment.path}: only {written} of {wanted} bytes could be written")
         try:
+            self._file.start_writeback(at, wanted)
+            groups = builder.groups()  # Python's part, while the disk works
+            builder.prepare()
             self._file.datasync()
         except OSError as error:
             raise self._sync_failed(error, self._segment.path.name) from error
         self.catalog.note(self._segment.base, self.positions.position, self.positions.offsets)
         builder.settle()
+        return groups
 
     def _cut_back(self, size: int) -> None:
         """Never go on behind half a frame. Preallocation behind the cut is taken again if there is room for it."""
@@ -171,20 +230,47 @@ class Writer:
 
     # --- segments
 
-    def _seal(self) -> None:
+    def _new_segment(self, wanted: int, frames: Sequence[bytes]) -> tuple[Segment, File, int]:
+        """(segment, handle, size), from the runway if there is one. Raises OSError."""
+        header = self._next_header()
+        spare = self.runway.take(wanted)
+        if spare is not None:
+            return finish_segment(self.disk, spare.path, spare.file, header, frames=frames), spare.file, spare.size
+        room = max(self.segment_bytes, wanted)
+        segment, file = create_segment(self.disk, self.directory, header, size=room, frames=frames)
+        return segment, file, room
+
+    def _leave_current(self) -> None:
+        """Its frames are synced; the preallocated rest is given back later."""
         if self._file is not None and self._segment is not None:
-            self.last_end = self.positions.position
-            self._file.truncate(HEADER_BYTES + self.positions.position - self._segment.base)
-            self._file.sync()
             self._file.close()
             self._file = None
+            if self._segment.base < self.positions.position:
+                self._full.append((self._segment, self.positions.position))
+
+    def _finish_former(self) -> None:
+        """Seal what was left, store the snapshot. On a full disk the snapshot waits: a start only scans more."""
+        try:
+            while self._full:
+                seal(self.disk, *self._full[0])
+                self._full.popleft()
+            snapshot = self._snapshot
+            if snapshot is not None:
+                store_snapshot(self.disk, self.directory, snapshot)
+                self._stored_position = snapshot.position
+                if self._snapshot is snapshot:  # else: a newer one was made meanwhile
+                    self._snapshot = None
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise self._sync_failed(error, "positions") from error
 
     def _next_header(self) -> SegmentHeader:
         base = self.positions.position
         before = self.catalog.segments[-1] if self.catalog.segments else None
+        last_end = base if self._file is not None else self.last_end
         prev_base, prev_end = base, base
         if before is not None and before.base != base:
-            prev_base, prev_end = before.base, self.last_end
+            prev_base, prev_end = before.base, last_end
         elif before is not None and before.header is not None:  # an empty one is replaced, with what it knew
             prev_base, prev_end = before.header.prev_base, before.header.prev_end
         elif len(self.catalog.segments) > 1:
@@ -202,7 +288,8 @@ class Writer:
 
     # --- errors
 
-    def _refused(self, error: OSError, what: str) -> Exception:
+    def refused(self, error: OSError, what: str) -> Exception:
+        """What an error of the disk means: LogFull, or LogSyncFailed, after which nothing is written any more."""
         if error.errno in NO_SPACE:
             return LogFull(f"{self.directory}: {what}: {error.strerror}")
         return self._sync_failed(error, what)

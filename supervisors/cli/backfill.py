@@ -18,6 +18,11 @@ from runtime.settings import Settings, resolve_interval
 from supervisors.cli.exits import Exit
 from supervisors.cli.options import add_config_options, settings_from
 
+REFETCH = (
+    "also what is covered already; what changed is replaced. Whole UTC hours: each end is moved outwards to the hour, "
+    "in the hour that runs up to now"
+)
+EARLIER = 'choose an earlier --to, like -1m, or --to "" for "until now"'
 POLL_S = 0.25
 SILENCE_S_MAX = 60.0
 """How long the running process may not answer (it restarts) before we stop watching."""
@@ -35,7 +40,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--from", dest="from_", required=True, metavar="T", help="UTC date, instant, or -2h")
     parser.add_argument("--to", required=True, metavar="T", help="the same; exclusive")
     parser.add_argument("--kind", metavar="K,K", help="kinds, comma-separated (default: downloader.kinds)")
-    parser.add_argument("--refetch", action="store_true", help="also what is covered already; what changed is replaced")
+    parser.add_argument("--refetch", action="store_true", help=REFETCH)
     add_config_options(parser)
     parser.set_defaults(run=run)
 
@@ -71,7 +76,7 @@ def order_from(args: argparse.Namespace, settings: Settings) -> Order:
         raise ConfigError(f"--kind {','.join(sorted(other))}: not one of downloader.kinds ({known})")
     symbols = dict.fromkeys(orderable(text) for text in args.symbols)
     try:
-        from_ns, to_ns = resolve_interval(args.from_, args.to, SystemClock().wall_ns())
+        from_ns, to_ns = resolve_interval(args.from_, args.to, SystemClock().wall_ns(), earlier=EARLIER)
     except ValueError as exc:
         raise ConfigError(f"--from or --to: {exc}") from exc
     return Order(symbols=tuple(dict.fromkeys(symbols)), kinds=kinds, from_ns=from_ns, to_ns=to_ns, refetch=args.refetch)
@@ -85,7 +90,7 @@ def _here(settings: Settings, order: Order) -> int:
     from runtime.clock import SystemClock
     from runtime.config import check_runnable
     from runtime.entropy import SystemEntropy
-    from supervisors.cli.run import run_pipeline
+    from supervisors.cli.run import RunMode, run_pipeline
     from supervisors.tree import jobs_folder
 
     check_runnable(settings, SystemClock().wall_ns())
@@ -99,7 +104,7 @@ def _here(settings: Settings, order: Order) -> int:
             raise ConfigError(f"{folder}: {exc.strerror}: pipeline.data_dir must be writable") from exc
     else:
         sys.stderr.write(f"pipeline backfill: going on with job {job.id}\n")
-    return run_pipeline(settings, until_idle=True, only_jobs=(job,))
+    return run_pipeline(settings, RunMode(until_idle=True, only_jobs=True))
 
 
 def _job(order: Order, job_id: str) -> Any:

@@ -20,7 +20,7 @@ from runtime.telemetry import LogSetup, configure_logging
 from supervisors.cli.exits import Exit, decisive
 from supervisors.cli.options import LOG_FILE
 
-COMMANDS = ("run", "check", "tree_cmd", "status", "backfill", "verify", "sql", "simulator")
+COMMANDS = ("run", "check", "tree_cmd", "status", "backfill", "verify", "sql", "log", "dead_letters", "simulator")
 """Modules beside this one, in the order of --help; each has `register(subparsers)` and imports little at its top."""
 EX_INTERRUPTED = 130
 """What a shell expects of a program that Ctrl-C ended (`run` catches it and stops in order: 0)."""

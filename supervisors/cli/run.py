@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
-import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
+from importlib.abc import MetaPathFinder
 
 import attrs
 import pyarrow as pa
 import trio
 
-from actors.downloader.jobs import BackfillJob, HistoryJob
+from actors.downloader.jobs import HistoryJob
 from actors.health.listen import url_of
 from actors.market.symbols import parse_symbol
 from runtime.actor import Seams, offload_to_thread
@@ -24,11 +24,16 @@ from runtime.clock import SystemClock
 from runtime.config import check_runnable
 from runtime.entropy import SystemEntropy
 from runtime.errors import ConfigError, InvariantViolation, LogSyncFailed, UnstoppableChild
+from runtime.notify import Notifier
+from runtime.ratelimit import BudgetLimits
 from runtime.settings import Settings, resolve_interval
 from runtime.telemetry import LogSetup, configure_logging
-from supervisors.cli.exits import Exit
+from supervisors.cli.exits import Exit, decisive
 from supervisors.cli.options import LOG_FILE, add_config_options, secrets_in, settings_from
 from supervisors.cli.progress import show_progress
+from supervisors.cli.service import Service, open_history
+from supervisors.engine.admin import Admin
+from supervisors.engine.exits import describe
 from supervisors.engine.run import run_tree
 from supervisors.tree import Parts, Plan, build_spec, open_parts
 
@@ -57,7 +62,15 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     """The command."""
     settings = settings_from(args)
-    return run_pipeline(settings, until_idle=args.until_idle, test_mode=args.test_mode, adopt=args.adopt)
+    mode = RunMode(until_idle=args.until_idle, test_mode=args.test_mode, adopt=args.adopt)
+    return run_pipeline(settings, mode, reread=partial(_reread, args))
+
+
+def _reread(args: argparse.Namespace) -> Settings:
+    """The configuration as it stands now, for a reload. Raises: ConfigError."""
+    settings = settings_from(args)
+    check_runnable(settings, SystemClock().wall_ns())
+    return settings
 
 
 @attrs.frozen(kw_only=True)
@@ -71,26 +84,36 @@ class RunMode:
     """Backfill jobs that lie in the data directory, and no standing history."""
 
 
-def run_pipeline(
-    settings: Settings,
-    *,
-    until_idle: bool = False,
-    test_mode: bool = False,
-    adopt: bool = False,
-    only_jobs: Sequence[BackfillJob] | None = None,
-) -> int:
-    """Run the pipeline in this process; returns the exit code.
+def run_pipeline(settings: Settings, mode: RunMode, *, reread: Callable[[], Settings] | None = None) -> int:
+    """Run the pipeline in this process; returns the exit code. `reread` reads the configuration anew for a reload.
 
-    `only_jobs`: these (already in DATA_DIR/jobs) instead of the configured history. Raises: what `cli.exits` maps.
+    Raises: what `cli.exits` maps.
     """
     _keep_memory_small()
-    mode = RunMode(until_idle=until_idle, test_mode=test_mode, adopt=adopt, only_jobs=only_jobs is not None)
+    with _no_pandas():
+        return trio.run(_main, settings, mode, reread)
+
+
+class _NoPandas(MetaPathFinder):
+    """Says that pandas is not installed."""
+
+    def find_spec(self, fullname: str, *_: object) -> None:
+        """Raises: ModuleNotFoundError for pandas; None = ask the next finder."""
+        if fullname == "pandas":
+            raise ModuleNotFoundError("the pipeline does not use pandas", name=fullname)
+
+
+@contextmanager
+def _no_pandas() -> Iterator[None]:
+    """chDB brings pandas along, for a process of its own. In ours Arrow would import it at its first array and nobody
+    would use it: 30 MB, and half a second or more in which the event loop stands still.
+    """
+    finder = _NoPandas()
+    sys.meta_path.insert(0, finder)
     try:
-        return trio.run(_main, settings, mode)
-    except UnstoppableChild as exc:  # its task still lives: the interpreter could not end by itself
-        sys.stderr.write(f"pipeline: {exc}\n")
-        sys.stderr.flush()
-        os._exit(Exit.SOFTWARE)
+        yield
+    finally:
+        sys.meta_path.remove(finder)
 
 
 def _keep_memory_small() -> None:
@@ -124,21 +147,41 @@ def _kinds_of(symbol: str) -> tuple[str, ...]:
         raise ConfigError(f"pipeline.symbols: {exc}") from exc
 
 
-async def _main(settings: Settings, mode: RunMode) -> int:
+async def _main(settings: Settings, mode: RunMode, reread: Callable[[], Settings] | None) -> int:
     seams = Seams(clock=SystemClock(), entropy=SystemEntropy(), offload=offload_to_thread, board=Board())
     history = () if mode.only_jobs else wanted_history(settings, seams.clock.wall_ns(), until_idle=mode.until_idle)
     live = settings.streams and not mode.until_idle
     plan = Plan(history=history, live=live, test_mode=mode.test_mode, adopt=mode.adopt)
     check_runnable(settings, seams.clock.wall_ns())
+    notifier = Notifier.from_environment(os.environ)
     parts = await trio.to_thread.run_sync(partial(open_parts, settings, plan, seams))
     try:
         _log_to_file(settings, seams, mode)
-        return await _run_tree(parts, mode)
+        restarts = await open_history(parts.disk, settings.pipeline.data_dir, seams.clock.wall_ns, os.getpid())
+        service = Service(
+            board=seams.board,
+            clock=seams.clock,
+            metrics=seams.metrics,
+            notifier=notifier,
+            admin=Admin(),
+            history=restarts,
+            settings=settings,
+            use=partial(_use, parts, mode),
+            reread=reread,
+        )
+        return await _run_noted(parts, mode, service)
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 10.0):
             await trio.to_thread.run_sync(parts.log.close)
         parts.listener.close()
         parts.endpoints.sync({})
+
+
+def _use(parts: Parts, mode: RunMode, settings: Settings) -> None:
+    """Other settings from now on, for what reads them anew: `supervisors.cli.reload` knows which that are."""
+    parts.settings = settings
+    parts.budget.change(BudgetLimits(requests_max=settings.vendors.polygon.requests_per_minute or None))
+    _log_to_file(settings, parts.seams, mode)
 
 
 def _log_to_file(settings: Settings, seams: Seams, mode: RunMode) -> None:
@@ -160,19 +203,48 @@ def _log_to_file(settings: Settings, seams: Seams, mode: RunMode) -> None:
     )
 
 
-async def _run_tree(parts: Parts, mode: RunMode) -> int:
-    stop = trio.Event()
+async def _run_noted(parts: Parts, mode: RunMode, service: Service) -> int:
+    """Run the tree, and have the restart history say how it ended."""
+    outcome = "with an error that nobody expected"
+    try:
+        code = await _run_tree(parts, mode, service)
+    except BaseException as exc:
+        wanted, one = decisive(exc)
+        outcome = f"exit {int(wanted)}: {describe(one)}"
+        raise
+    else:
+        outcome = f"exit {int(code)}"
+    finally:
+        await service.close(outcome)
+    return code
+
+
+async def _run_tree(parts: Parts, mode: RunMode, service: Service) -> int:
     out = sys.stderr
     out.write(f"holdfast: status page {url_of(parts.listener)}/, data in {parts.settings.pipeline.data_dir}\n")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_stop_on_signal, stop)
+        await nursery.start(service.attend)
         if mode.until_idle:
             nursery.start_soon(show_progress, parts.seams.board, parts.seams.clock, out)
-            nursery.start_soon(_stop_when_idle, parts, stop)
+            nursery.start_soon(_stop_when_idle, parts, service.stop)
         else:
             nursery.start_soon(_say_when_healthy, parts)
-        spec = build_spec(parts.settings, parts, test_mode=mode.test_mode)
-        await run_tree(spec, seams=parts.seams, stop=stop, shutdown_deadline_s=SHUTDOWN_S, fatal=FATAL)
+        try:
+            await run_tree(
+                build_spec(parts.settings, parts, test_mode=mode.test_mode),
+                seams=parts.seams,
+                stop=service.stop,
+                shutdown_deadline_s=SHUTDOWN_S,
+                fatal=FATAL,
+                report=service.report(),
+                admin=service.admin,
+                ready=service.ready,
+            )
+        except UnstoppableChild as exc:  # its task still lives, so trio.run could not return
+            sys.stderr.write(f"pipeline: {exc}\n")
+            sys.stderr.flush()
+            await service.close(f"exit {int(Exit.SOFTWARE)}: {exc}")
+            os._exit(Exit.SOFTWARE)
         nursery.cancel_scope.cancel(reason="the tree has ended")
     return _verdict(parts.seams.board, mode)
 
@@ -182,15 +254,6 @@ def _verdict(board: Board, mode: RunMode) -> int:
     for job in failed:
         sys.stderr.write(f"pipeline: {job.symbol} {job.kind}: {job.error}\n")
     return Exit.NO if failed and mode.until_idle else Exit.FINE
-
-
-async def _stop_on_signal(stop: trio.Event) -> None:
-    """The first SIGINT or SIGTERM asks for the ordered stop; another one changes nothing, it is bounded anyway."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for number in signals:
-            if not stop.is_set():
-                sys.stderr.write(f"holdfast: {signal.Signals(number).name}, stopping: intake, drain, close\n")
-                stop.set()
 
 
 async def _stop_when_idle(parts: Parts, stop: trio.Event) -> None:

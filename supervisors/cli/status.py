@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from runtime.settings import Settings
 from supervisors.cli.exits import Exit
 from supervisors.cli.options import add_config_options, settings_from
+
+RESTARTS_SHOWN = 15
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,13 +33,39 @@ def run(args: argparse.Namespace) -> int:
     from supervisors.cli.instance import instance_of
 
     settings = settings_from(args)
+    restarts = recent_restarts(settings)
     try:
-        status = instance_of(settings).status()
+        status = {**instance_of(settings).status(), "restarts": restarts}
     except NotConnected as exc:
         sys.stderr.write(f"pipeline: not running on {settings.pipeline.data_dir}: {exc}\n")
+        if restarts and not args.json:
+            print("\n".join(restart_lines(restarts)))
         return Exit.NO
     print(json.dumps(status, indent=1) if args.json else "\n".join(lines(status)))
     return Exit.FINE if status.get("ready") else Exit.NO
+
+
+def recent_restarts(settings: Settings) -> list[str]:
+    """What ended when, why, and what was decided, from the history on disk: also of processes that are gone."""
+    from runtime.clock import SystemClock
+    from runtime.disk import RealDisk
+    from supervisors.cli.service import HISTORY_FILE
+    from supervisors.engine.history import History
+
+    history = History(SystemClock().wall_ns)
+    try:
+        history.load(RealDisk().read_bytes(settings.pipeline.data_dir / HISTORY_FILE))
+    except OSError:  # there is none, or it is not ours to read
+        return []
+    return history.recent(RESTARTS_SHOWN)
+
+
+def restart_lines(restarts: Sequence[str]) -> Iterator[str]:
+    """For people. Pure."""
+    if restarts:
+        yield "last ends and restarts:"
+    for text in restarts:
+        yield f"  {_plain(text)}"
 
 
 def lines(status: Mapping[str, Any]) -> Iterator[str]:
@@ -55,6 +84,7 @@ def lines(status: Mapping[str, Any]) -> Iterator[str]:
     yield from _table("dependencies", ((n, d["state"], _plain(d["reason"])) for n, d in sorted(details.items())))
     yield from _table("mailboxes", ((m["name"], f"{m['depth']}/{m['capacity']}") for m in status["mailboxes"]))
     yield from _table("tree", (_child(child) for child in status["tree"]))
+    yield from restart_lines(status.get("restarts", ()))
     yield from _table("endpoints", sorted(status["endpoints"].items()))
 
 

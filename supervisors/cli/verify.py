@@ -17,6 +17,7 @@ from supervisors.cli.exits import Exit
 from supervisors.cli.options import add_config_options, settings_from
 
 HOLES_SHOWN_MAX = 20
+UNAUDITED_SHOWN_MAX = 20
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -106,6 +107,11 @@ class Verification:
                 **report.to_json(),
                 "unaccounted": sum(line.unaccounted for line in report.lines),
                 "duplicated": sum(line.duplicated for line in report.lines),
+                "unaudited": [
+                    {**attrs.asdict(u), "from": format_ns(u.from_ns), "to": format_ns(u.to_ns)}
+                    for u in report.unaudited
+                ],
+                "rows_unaudited": sum(u.rows for u in report.unaudited),
             }
             for report in self.sinks
         ]
@@ -258,6 +264,7 @@ def lines(found: Verification) -> Iterator[str]:
     for report in found.sinks:
         if report.rows_audited:
             yield f"{report.sink}: {report.rows_audited:,} rows compared with their slices' checksums"
+        yield from _unaudited(report)
     if found.coverage:
         yield "coverage of market hours:"
     for line in found.coverage:
@@ -268,6 +275,17 @@ def lines(found: Verification) -> Iterator[str]:
         if len(line.holes) > HOLES_SHOWN_MAX:
             yield f"    and {len(line.holes) - HOLES_SHOWN_MAX} more (--json gives all)"
     yield "everything is accounted for" if not found.problems else f"{len(found.problems)} problems"
+
+
+def _unaudited(report: Any) -> Iterator[str]:
+    """Live rows, and what a later slice with other borders left of an older one."""
+    if report.unaudited:
+        rows = sum(u.rows for u in report.unaudited)
+        yield f"{report.sink}: {rows:,} rows counted, but compared with no checksum (live, or left of an older slice):"
+    for u in report.unaudited[:UNAUDITED_SHOWN_MAX]:
+        yield f"  {u.symbol} {u.kind} {format_ns(u.from_ns)} … {format_ns(u.to_ns)}: {u.rows:,} rows"
+    if len(report.unaudited) > UNAUDITED_SHOWN_MAX:
+        yield f"  and {len(report.unaudited) - UNAUDITED_SHOWN_MAX} more (--json gives all)"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:

@@ -16,9 +16,11 @@ import trio
 
 from runtime.errors import AdminRefused
 from supervisors.engine.child import AnySpec, Restart, check_child
+from supervisors.engine.host import Host
 from supervisors.engine.keeper import start_error
 from supervisors.engine.slot import Slot
 from supervisors.engine.supervisor import Supervisor
+from supervisors.engine.watchdog import late_actors
 
 T = TypeVar("T")
 
@@ -78,11 +80,30 @@ class Admin:
     """The calls, addressed by a supervisor's path (`pipeline/core/flow`). Make one, hand it to `run_tree`."""
 
     def __init__(self) -> None:
-        self._supervisors: dict[str, Supervisor] = {}
+        self._host: Host | None = None
 
-    def bind(self, supervisors: dict[str, Supervisor]) -> None:
-        """`run_tree` says where the living supervisors are found."""
-        self._supervisors = supervisors
+    def bind(self, host: Host) -> None:
+        """`run_tree` says which tree it is."""
+        self._host = host
+
+    @property
+    def is_stopping(self) -> bool:
+        """The ordered stop of the whole tree has begun."""
+        return self._host is not None and self._host.stop_asked.is_set()
+
+    def path_of(self, child_id: str) -> str | None:
+        """Where the child with this id is in the tree, running or not."""
+        supervisors = self._host.supervisors.values() if self._host is not None else ()
+        return next((slot.path for s in supervisors for slot in s.slots if slot.spec.id == child_id), None)
+
+    def late(self) -> tuple[str, ...]:
+        """Ids of the actors that are past their progress deadline now; for `runtime.notify.feed_watchdog`."""
+        return late_actors(self._host) if self._host is not None else ()
+
+    async def ping(self) -> None:
+        """Return when the root supervisor's loop has answered. Raises: AdminRefused noproc."""
+        root = next(iter(self._host.supervisors), "") if self._host is not None else ""
+        await self.count_children(root)
 
     async def which_children(self, path: str) -> tuple[ChildEntry, ...]:
         """All known children in reverse start order, as OTP lists them."""
@@ -123,9 +144,10 @@ class Admin:
         await self._call(path, partial(_delete_child, child_id=child_id))
 
     async def _call(self, path: str, request: Callable[[Supervisor], Awaitable[T]]) -> T:
-        supervisor = self._supervisors.get(path)
+        supervisors = self._host.supervisors if self._host is not None else {}
+        supervisor = supervisors.get(path)
         if supervisor is None:
-            raise AdminRefused("noproc", f"no supervisor runs at {path!r}; there are {sorted(self._supervisors)}")
+            raise AdminRefused("noproc", f"no supervisor runs at {path!r}; there are {sorted(supervisors)}")
         call = Call(request)
         supervisor.post(call)
         await call.done.wait()

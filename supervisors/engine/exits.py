@@ -10,10 +10,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import StrEnum
 
-import attrs
+import msgspec
 import trio
 
 from runtime.errors import RestartIntensityExceeded, Shutdown
@@ -35,8 +34,7 @@ class ExitKind(StrEnum):
         return self in (ExitKind.NORMAL, ExitKind.SHUTDOWN)
 
 
-@attrs.frozen
-class ExitReason:
+class ExitReason(msgspec.Struct, frozen=True):
     """The end of one incarnation."""
 
     kind: ExitKind
@@ -54,13 +52,11 @@ STOPPED = ExitReason(ExitKind.SHUTDOWN)
 KILLED = ExitReason(ExitKind.KILLED)
 
 
-def leaves(error: BaseException) -> Iterator[BaseException]:
+def leaves(error: BaseException) -> list[BaseException]:
     """The single exceptions inside a group, cancellations left out."""
     if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from leaves(inner)
-    elif not isinstance(error, trio.Cancelled):
-        yield error
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [] if type(error) is trio.Cancelled else [error]  # a final class; isinstance would go through its ABCMeta
 
 
 LINE_CHARS_MAX = 400
@@ -68,9 +64,12 @@ LINE_CHARS_MAX = 400
 
 def describe(error: BaseException) -> str:
     """One bounded line for people: `OSError: no space`, several joined by `; `."""
-    text = "; ".join(f"{type(e).__name__}: {e}" if str(e) else type(e).__name__ for e in leaves(error)) or repr(error)
-    text = " ".join(text.split())
+    texts = [f"{type(e).__name__}: {text}" if (text := str(e)) else type(e).__name__ for e in leaves(error)]
+    text = " ".join(("; ".join(texts) or repr(error)).split())
     return text if len(text) <= LINE_CHARS_MAX else text[: LINE_CHARS_MAX - 1] + "…"
+
+
+_LIKE_SHUTDOWN = (Shutdown, RestartIntensityExceeded)
 
 
 def classify(
@@ -84,7 +83,7 @@ def classify(
 
     A body may swallow its cancellation and return: during a stop that is an obedient end, too.
     """
-    inner = [] if error is None else list(leaves(error))
+    inner = [] if error is None else leaves(error)
     if not inner:
         if forced:
             return KILLED
@@ -92,7 +91,7 @@ def classify(
             return STOPPED
         # A Cancelled that no scope of the child owns: someone kept and re-raised it.
         return NORMAL if error is None else ExitReason(ExitKind.CRASHED, error)
-    if all(isinstance(e, Shutdown | RestartIntensityExceeded) for e in inner):
+    if all(isinstance(e, _LIKE_SHUTDOWN) for e in inner):
         return ExitReason(ExitKind.SHUTDOWN, error)
     if outages and all(isinstance(e, outages) for e in inner):
         return ExitReason(ExitKind.OUTAGE, error)
@@ -100,7 +99,5 @@ def classify(
 
 
 def find_fatal(error: BaseException | None, fatal: tuple[type[BaseException], ...]) -> BaseException | None:
-    """The first exception in `error` after which the whole process must stop; an interrupt is always one."""
-    if error is None:
-        return None
-    return next((e for e in leaves(error) if isinstance(e, (*fatal, KeyboardInterrupt, SystemExit))), None)
+    """The first exception in `error` that is one of `fatal`."""
+    return None if error is None else next((leaf for leaf in leaves(error) if isinstance(leaf, fatal)), None)

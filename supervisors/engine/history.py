@@ -35,17 +35,20 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     attempt: int = 0
     delay_s: float | None = None
     budget_left: int | None = None
+    decision: str = ""
 
     def line(self) -> str:
-        """For people."""
-        parts = [format_ns(self.at_ns // 10**6 * 10**6), self.what]
+        """For people: when, who, what and why; behind the arrow what was decided, and what the budget still allows."""
+        parts = [format_ns(self.at_ns // 10**6 * 10**6), self.path, self.what, self.reason]
+        if self.trace:
+            parts.append(f"<{self.trace}>")
         if self.delay_s is not None:
             parts.append(f"in {self.delay_s:.1f} s (attempt {self.attempt})")
+        if self.decision:
+            parts.append(f"-> {self.decision}")
         if self.budget_left is not None:
             parts.append(f"[{self.budget_left} restarts left]")
-        if self.reason:
-            parts.append(self.reason)
-        return " ".join(parts) + (f" <{self.trace}>" if self.trace else "")
+        return " ".join(part for part in parts if part)
 
 
 @attrs.define
@@ -71,9 +74,20 @@ class History:
             attempt=event.attempt,
             delay_s=event.delay_s,
             budget_left=event.budget_left,
+            decision=event.decision,
         )
         self._add(entry)
         self.changes += 1
+
+    def note(self, path: str, what: str, reason: str) -> None:
+        """A fact about the process itself, such as its start: what happened between two of them is told apart."""
+        self._add(Entry(at_ns=self.wall_ns(), path=path, what=what, reason=reason))
+        self.changes += 1
+
+    def recent(self, last: int = 10) -> list[str]:
+        """The newest entries of the whole tree, oldest first."""
+        entries = sorted((e for kept in self._entries.values() for e in kept), key=lambda e: e.at_ns)
+        return [entry.line() for entry in entries[-last:]]
 
     def explain(self, path: str, last: int = 10) -> list[str]:
         """The newest entries of one child, oldest first; with how often its last error was seen."""

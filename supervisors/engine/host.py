@@ -45,7 +45,7 @@ class Host:
         self.is_cut = False
         """The deadline is near: nothing is started any more, everything is cancelled."""
         self._deadline_s = math.inf
-        self._fatal = fatal
+        self._fatal = (*fatal, KeyboardInterrupt, SystemExit)
         self._shutdown_deadline_s = shutdown_deadline_s
         self.lives: dict[Life, ChildSpec] = {}
         """The actors that run now."""
@@ -90,11 +90,8 @@ class Host:
         self.lives.pop(life, None)
         fatal = find_fatal(life.exit.error, self._fatal) if life.exit else None
         if fatal is not None:
+            life.is_fatal = True
             self.fail(fatal, life.path)
-
-    def is_fatal(self, life: Life) -> bool:
-        """Whether `life` ended in a way that must not be answered by a restart."""
-        return life.exit is not None and find_fatal(life.exit.error, self._fatal) is not None
 
     def fail(self, error: BaseException, path: str) -> None:
         """Something after which the tree must stop; the first one is what `run_tree` raises."""

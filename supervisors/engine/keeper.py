@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 import attrs
 import trio
@@ -39,7 +40,6 @@ class Keeper:
         slot.forget_restart()
         slot.incarnations += 1
         life = slot.life = self._new_life(slot)
-        slot.publish(self.host, states.STARTING)
         self.host.spawn(life, slot.spec if isinstance(slot.spec, ChildSpec) else None)
         if not await self._handshake(life, slot):
             return None if self._is_interrupted else await self._too_slow(slot)
@@ -87,6 +87,11 @@ class Keeper:
 
     async def _handshake(self, life: Life, slot: Slot) -> bool:
         """Wait for ready or end; False = neither. A supervisor has no time limit: its children bound its start."""
+        for _ in range(2):  # most are ready in their first step; two checkpoints are cheaper than a deadline
+            await trio.lowlevel.checkpoint()
+            if life.settled.is_set() or self._is_interrupted:
+                return life.settled.is_set()
+        slot.publish(self.host, states.STARTING)
         timeout_s = slot.spec.start_timeout_s if isinstance(slot.spec, ChildSpec) else math.inf
         with trio.move_on_after(timeout_s) as self._wait:
             await life.settled.wait()
@@ -94,13 +99,14 @@ class Keeper:
         return life.settled.is_set()
 
     def _started(self, slot: Slot, life: Life, by_hand: bool) -> None:
-        slot.started_s = self.host.seams.clock.monotonic_s()
+        if slot.backoff is not None:
+            slot.started_s = self.host.seams.clock.monotonic_s()
         if life.is_ignored:
             slot.life = None
             slot.publish(self.host, states.STOPPED)
             return
         slot.publish(self.host, states.RUNNING)
-        self.host.report(attrs.evolve(slot_event(EventKind.STARTED, slot), is_quiet=by_hand))
+        self.host.report(slot_event(EventKind.STARTED, slot, is_quiet=by_hand))
 
     async def _too_slow(self, slot: Slot) -> ExitReason:
         life = slot.life
@@ -147,9 +153,9 @@ def is_accepted(slot: Slot, reason: ExitReason) -> bool:
     return reason.kind is ExitKind.SHUTDOWN
 
 
-def slot_event(kind: EventKind, slot: Slot, reason: ExitReason | None = None, *, detail: str = "") -> Event:
+def slot_event(kind: EventKind, slot: Slot, reason: ExitReason | None = None, **fields: Any) -> Event:
     """An event about one child."""
-    return Event(kind=kind, path=slot.path, incarnation=slot.incarnations, reason=reason, detail=detail)
+    return Event(kind=kind, path=slot.path, incarnation=slot.incarnations, reason=reason, **fields)
 
 
 def start_error(slot: Slot, reason: ExitReason) -> StartFailed:

@@ -31,6 +31,7 @@ class Life:
         "done",
         "exit",
         "forced",
+        "is_fatal",
         "is_ignored",
         "is_ready",
         "number",
@@ -60,6 +61,8 @@ class Life:
         self.exit: ExitReason | None = None
         self.is_ready = False
         self.ready_s = 0.0
+        self.is_fatal = False
+        """Its end must not be answered by a restart: the process has to stop."""
         self.is_ignored = False
         """The factory had nothing to run (OTP's `ignore`)."""
         self.blame: ActorStalled | None = None
@@ -158,5 +161,9 @@ def stack_of(life: Life) -> str:
     """Where the child hangs, innermost frame last: `actors/x.py:12 run > actors/y.py:7 write`."""
     if life.task is None:
         return "not started"
-    frames = [f"{f.f_code.co_filename}:{line} {f.f_code.co_name}" for f, line in life.task.iter_await_frames()]
-    return " > ".join(frames)
+    frames = []
+    for frame, line in life.task.iter_await_frames():
+        parts = frame.f_code.co_filename.split("/")
+        if "trio" not in parts and parts[-3:-1] != ["supervisors", "engine"]:  # what is always there says nothing
+            frames.append(f"{'/'.join(parts[-3:])}:{line} {frame.f_code.co_name}")
+    return " > ".join(frames) or "its own start"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 import attrs
+import msgspec
 
 from supervisors.engine.child import AutoShutdown, Restart, RestartIntensity, Strategy
 from supervisors.engine.exits import ExitKind
@@ -20,7 +21,7 @@ from supervisors.engine.exits import ExitKind
 class RestartWindow:
     """The budget of one supervisor: the restarts decided in the closed window [now - period_s, now] (R17, R18).
 
-    O(1): giving up needs `restarts_max + 1` decisions in the window, so only that many are kept (OTP keeps a list).
+    Each time is put in and taken out once, so a decision costs O(1) (OTP walks a list).
     """
 
     def __init__(self, intensity: RestartIntensity | None) -> None:
@@ -34,25 +35,29 @@ class RestartWindow:
         """Count one restart attempt at monotonic `now_s`; False = the budget is exceeded, give up."""
         if self._intensity is None:
             return True
-        now_s = self._cut(now_s)
-        self._times_s.append(now_s)
-        is_full = len(self._times_s) > self._intensity.restarts_max
-        return not (is_full and self._times_s[0] >= now_s - self._intensity.period_s)
+        self._times_s.append(self._cut(now_s))
+        self._forget(now_s)
+        return len(self._times_s) <= self._intensity.restarts_max
 
     def left(self, now_s: float) -> int | None:
         """How many restarts the budget still allows at `now_s`; None = any number."""
         if self._intensity is None:
             return None
-        oldest_s = self._cut(now_s) - self._intensity.period_s
-        return max(0, self._intensity.restarts_max - sum(at_s >= oldest_s for at_s in self._times_s))
+        self._forget(now_s)
+        return max(0, self._intensity.restarts_max - len(self._times_s))
+
+    def _forget(self, now_s: float) -> None:
+        if self._intensity is not None:
+            oldest_s = self._cut(now_s) - self._intensity.period_s
+            while self._times_s and self._times_s[0] < oldest_s:
+                self._times_s.popleft()
 
     def _cut(self, now_s: float) -> float:
         return math.floor(now_s) if self._intensity and self._intensity.whole_seconds else now_s
 
 
-@attrs.frozen
-class ChildView:
-    """What the decision needs to know of one child, in start order."""
+class ChildView(msgspec.Struct, frozen=True):
+    """What the decision needs to know of one child, in start order. Made anew for each decision, so cheap to make."""
 
     id: str
     restart: Restart
@@ -85,8 +90,7 @@ class Verdict(StrEnum):
     """Automatic shutdown (R28)."""
 
 
-@attrs.frozen(kw_only=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict and, for RESTART, who it touches."""
 
     verdict: Verdict
@@ -151,7 +155,9 @@ def decide_restart(
     """One automatic attempt to restart `failed`, the first one or a retry: each spends one unit, whatever its scope."""
     if not window.spend(now_s):
         return Decision(verdict=Verdict.GIVE_UP)
-    in_scope = set(restart_scope(policy.strategy, [c.id for c in children], failed))
+    if policy.strategy is Strategy.ONE_FOR_ONE:
+        return Decision(verdict=Verdict.RESTART, start=(failed,))
+    in_scope = restart_scope(policy.strategy, [c.id for c in children], failed)
     scope = [c for c in children if c.id in in_scope]
     stop = [c for c in reversed(scope) if c.id != failed]
     return Decision(

@@ -30,10 +30,12 @@ async def run_tree(  # noqa: PLR0913 - the one entry point: its options are the 
     fatal: tuple[type[BaseException], ...] = (),
     report: Report | None = None,
     admin: Admin | None = None,
+    ready: trio.Event | None = None,
 ) -> None:
     """Start `spec`, keep it running, return after an ordered stop once `stop` is set; cancelling it does the same.
 
-    Whatever happens, it ends within `shutdown_deadline_s` of the reason to stop.
+    Sets `ready` when every child has started. Whatever happens, it ends within `shutdown_deadline_s` of the reason to
+    stop.
 
     Raises:
         RestartIntensityExceeded, StartFailed: the root gave up or did not come up (exit 75).
@@ -46,7 +48,7 @@ async def run_tree(  # noqa: PLR0913 - the one entry point: its options are the 
     report = report_to(seams.board) if report is None else report
     host = Host(seams, report, fatal=fatal, shutdown_deadline_s=shutdown_deadline_s)
     if admin is not None:
-        admin.bind(host.supervisors)
+        admin.bind(host)
     try:
         async with trio.open_nursery() as outer:
             outer.start_soon(_relay_cancel, host)
@@ -54,7 +56,7 @@ async def run_tree(  # noqa: PLR0913 - the one entry point: its options are the 
             outer.start_soon(host.cut_at_deadline)
             outer.start_soon(end_stalled, host)
             with trio.CancelScope(shield=True):
-                await _run(spec, host)
+                await _run(spec, host, trio.Event() if ready is None else ready)
             outer.cancel_scope.cancel(reason="the tree has ended")
     finally:
         # In `finally`: what went wrong matters more than the cancellation that may be passing through here.
@@ -74,13 +76,13 @@ async def _relay_stop(host: Host, stop: trio.Event) -> None:
     host.ask_to_stop("asked")
 
 
-async def _run(spec: SupervisorSpec, host: Host) -> None:
+async def _run(spec: SupervisorSpec, host: Host, ready: trio.Event) -> None:
     await host.open()
     try:
         slot = Slot(spec=spec, path=spec.id, incarnations=1)
         slot.publish(host, states.STARTING)
         root = host.run_root(spec.id, Supervisor(spec, host, spec.id).run)
-        await _wait_until_over(root, slot, host)
+        await _wait_until_over(root, slot, host, ready)
         slot.last_exit = str(root.exit or "unstoppable")
         slot.publish(host, states.STOPPED if root.exit in (NORMAL, STOPPED) else states.FAILED)
         if not root.done.is_set():
@@ -91,7 +93,7 @@ async def _run(spec: SupervisorSpec, host: Host) -> None:
         await host.close()
 
 
-async def _wait_until_over(root: Life, slot: Slot, host: Host) -> None:
+async def _wait_until_over(root: Life, slot: Slot, host: Host, ready: trio.Event) -> None:
     """Wait for the root's end; once the stop was asked for, no longer than the deadline. Show its state meanwhile."""
     async with trio.open_nursery() as nursery:
 
@@ -99,6 +101,7 @@ async def _wait_until_over(root: Life, slot: Slot, host: Host) -> None:
             await root.settled.wait()
             if root.is_ready:
                 slot.publish(host, states.RUNNING)
+                ready.set()
 
         async def limit() -> None:
             await host.stop_asked.wait()

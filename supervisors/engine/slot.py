@@ -41,6 +41,7 @@ class Slot:
     restarts: int = 0
     last_exit: str = ""
     started_s: float = 0.0
+    """Monotonic; kept for children with a backoff only."""
     state: str = STOPPED
     backoff: BackoffCounter | None = None
 
@@ -69,6 +70,7 @@ class Slot:
         if self.life is None or self.life.exit is None:
             raise InvariantViolation(f"{self.path}: {self.life!r} has not ended")
         reason = self.life.exit
+        self.life.exit = None  # its traceback holds the task's frame, which holds the life: a cycle for the collector
         self.life, self.last_exit = None, str(reason)
         return reason
 

@@ -8,11 +8,11 @@ request overtakes the inbox; it interrupts a start, never a stop.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from functools import partial
 from typing import Protocol
 
 import attrs
+import msgspec
 import trio
 
 from runtime.errors import RestartIntensityExceeded, Shutdown
@@ -27,8 +27,7 @@ from supervisors.engine.restart import Decision, Policy, RestartWindow, Verdict,
 from supervisors.engine.slot import Slot, run_actor
 
 
-@attrs.frozen
-class Ended:
+class Ended(msgspec.Struct, frozen=True):
     """A child's incarnation ended."""
 
     slot: Slot
@@ -99,6 +98,8 @@ class Supervisor:
                 await self._serve()
         finally:
             self._stopping = True
+            if self.path == self.spec.id:  # the root: also when it gave up, the stop has its deadline
+                self.host.ask_to_stop("the root supervisor ends")
             del self.host.supervisors[self.path]
             self._abort_requests()
             await self.keeper.stop_all(reversed(self.slots))
@@ -190,21 +191,22 @@ class Supervisor:
 
     async def _on_ended(self, slot: Slot, life: Life) -> None:
         reason = slot.bury()
-        if self.host.is_cut or self.host.is_fatal(life):
+        if self.host.is_cut or life.is_fatal:
             slot.publish(self.host, states.FAILED)
             self.host.report(slot_event(EventKind.CRASHED, slot, reason))
             return
+        now_s = self._now_s()
         if slot.backoff is not None:
-            slot.backoff.ran(self._now_s() - slot.started_s)
+            slot.backoff.ran(now_s - slot.started_s)
         decision = decide_exit(
             reason.kind,
             slot.spec.id,
             [s.view() for s in self.slots],
             policy=self._policy,
             window=self._window,
-            now_s=self._now_s(),
+            now_s=now_s,
         )
-        self._report_end(slot, reason)
+        self._report_end(slot, reason, decision.verdict, self._window.left(now_s))
         await self._carry_out(slot, decision)
 
     def _decide_again(self, slot: Slot) -> Decision:
@@ -227,11 +229,16 @@ class Supervisor:
                 self._give_up(slot)
             case Verdict.RESTART | Verdict.WAIT:
                 slot.is_restarting = True
-                await self.keeper.stop_all(self._named(decision.stop))
-                for sibling in self._named(decision.remove):
-                    self.remove(sibling)
+                if decision.stop:
+                    await self._clear(decision)
                 if not self._back_off(slot, decision.start):
                     await self._attempt(slot, decision.start)
+
+    async def _clear(self, decision: Decision) -> None:
+        """Stop the siblings that a group restart concerns; temporary ones go (R14, R16)."""
+        await self.keeper.stop_all(self._named(decision.stop))
+        for sibling in self._named(decision.remove):
+            self.remove(sibling)
 
     def _give_up(self, slot: Slot) -> None:
         intensity = self.spec.intensity
@@ -247,9 +254,8 @@ class Supervisor:
         delay_s = slot.backoff.next_s(self.host.seams.entropy.uniform())
         slot.is_restarting, slot.todo, slot.due_s = True, todo, self._now_s() + delay_s
         slot.publish(self.host, states.BACKING_OFF, retry_in_s=delay_s)
-        event = slot_event(EventKind.RESTARTING, slot)
         attempt, left = slot.backoff.attempt, self._window.left(self._now_s())
-        self.host.report(attrs.evolve(event, delay_s=delay_s, attempt=attempt, budget_left=left))
+        self.host.report(slot_event(EventKind.RESTARTING, slot, delay_s=delay_s, attempt=attempt, budget_left=left))
         return True
 
     async def _attempt(self, failed: Slot, todo: tuple[str, ...]) -> None:
@@ -263,8 +269,8 @@ class Supervisor:
             reason = await self.keeper.start(slot)
             if reason is None:
                 continue
-            if slot.life is None and self.host.error is not None:
-                return  # it failed fatally: the tree is about to stop
+            if self.host.error is not None:
+                return  # it failed fatally, or something else did: the tree is about to stop
             if reason.kind is ExitKind.OUTAGE:
                 self._back_off(slot, todo[position:])
             else:
@@ -273,8 +279,8 @@ class Supervisor:
                 self._send.send_nowait(Retry(slot))
             return
 
-    def _named(self, ids: Iterable[str]) -> list[Slot]:
-        by_id = {s.spec.id: s for s in self.slots}
+    def _named(self, ids: tuple[str, ...]) -> list[Slot]:
+        by_id = {s.spec.id: s for s in self.slots} if ids else {}
         return [by_id[i] for i in ids if i in by_id]
 
     def remove(self, slot: Slot) -> None:
@@ -284,12 +290,11 @@ class Supervisor:
 
     # ---- reports
 
-    def _report_end(self, slot: Slot, reason: ExitReason) -> None:
+    def _report_end(self, slot: Slot, reason: ExitReason, verdict: Verdict, left: int | None) -> None:
         kind = EventKind.ENDED if reason.kind.is_silent else EventKind.CRASHED
         if reason.kind is ExitKind.OUTAGE:
             kind = EventKind.OUTAGE
-        event = slot_event(kind, slot, reason)
-        self.host.report(attrs.evolve(event, budget_left=self._window.left(self._now_s())))
+        self.host.report(slot_event(kind, slot, reason, budget_left=left, decision=verdict.value))
 
     def _report(self, kind: EventKind, *, detail: str) -> None:
         self.host.report(Event(kind=kind, path=self.path, detail=detail))

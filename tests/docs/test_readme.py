@@ -33,14 +33,14 @@ COMMAND_CELLS = re.findall(r"^\| (`pipeline [^|]*`) \|", README, re.MULTILINE)
 
 
 def test_readme_lists_every_command():
-    listed = {match[1] for cell in COMMAND_CELLS for match in re.finditer(r"pipeline (\w+)", cell)}
+    listed = {match[1] for cell in COMMAND_CELLS for match in re.finditer(r"pipeline ([\w-]+)", cell)}
     assert listed == set(subcommands())
     assert len(COMMANDS) == len(listed)
 
 
 @pytest.mark.parametrize("cell", COMMAND_CELLS)
 def test_every_option_in_readme_exists(cell):
-    name = re.search(r"pipeline (\w+)", cell)
+    name = re.search(r"pipeline ([\w-]+)", cell)
     assert name is not None
     known = {option for action in subcommands()[name[1]]._actions for option in action.option_strings}
     assert set(re.findall(r"--[a-z-]+", cell)) <= known

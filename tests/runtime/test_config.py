@@ -108,7 +108,7 @@ def test_paths_are_relative_to_the_working_directory(configure, tmp_path):
             "[log]\npartitons = 4\n",
             [
                 "config.toml:2: log.partitons: unknown key; did you mean partitions?",
-                "Valid keys of [log]: partitions, segment_bytes, sync_linger_ms",
+                "Valid keys of [log]: partitions, retention_bytes, retention_s",
             ],
         ),
         (

@@ -99,3 +99,15 @@ async def test_cancelled_while_waiting_it_takes_nothing(autojump_clock):
 def test_a_budget_of_nothing_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
         BudgetLimits(requests_max=0)
+
+
+async def test_other_limits_hold_from_the_next_request_on(autojump_clock):
+    limit = RateLimit(BudgetLimits(requests_max=1))
+    await limit.acquire()
+    limit.change(BudgetLimits(requests_max=3))
+    await limit.acquire()
+    await limit.acquire()
+    assert trio.current_time() == 0
+    limit.change(BudgetLimits())
+    await limit.acquire()
+    assert trio.current_time() == 0

@@ -92,6 +92,20 @@ def test_a_history_that_reaches_into_the_future_is_refused():
 
 
 @pytest.mark.parametrize(
+    "text", ["0001-01-01", "1969-12-31T23:59Z", "-999999w", "0001-01-01T00:00+23:59", "2200-01-01"]
+)
+def test_a_history_outside_of_the_years_that_exist_is_refused(text):
+    with pytest.raises(ConfigError, match=re.escape(f'"{text}" is not in the years 1970 to 2199')):
+        resolve_interval(text, "", NOW_NS)
+    assert resolve_interval("1970-01-01", "", NOW_NS)[0] == 0
+
+
+def test_who_asks_for_the_future_is_told_what_to_do_in_his_words():
+    with pytest.raises(ConfigError, match=r"in the future, 2023-11-15T00:00:00Z: go back$"):
+        resolve_interval("-2h", "2023-11-15", NOW_NS, earlier="go back")
+
+
+@pytest.mark.parametrize(
     ("text", "shown"),
     [
         ("postgresql://u:p@h:1,h2/d?x=1", "postgresql://u:***@h:1,h2/d?x=1"),

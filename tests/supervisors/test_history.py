@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import trio
 
 from runtime.backoff import Backoff
+from supervisors.engine.child import Restart
 from supervisors.engine.history import ENTRIES_PER_CHILD_MAX, History
 
 
@@ -18,8 +21,10 @@ async def test_the_history_of_a_child_says_what_when_and_how_often(autojump_cloc
     for event in world.events:
         history.record(event)
     lines = history.explain("root/a", last=2)
-    assert lines[0].endswith("actor_crashed [2 restarts left] crashed: OSError: disk <" + lines[0][-9:-1] + ">")
-    assert "actor_restarting in 1.0 s (attempt 1) [2 restarts left]" in lines[1]
+    assert re.search(
+        r"Z root/a actor_crashed crashed: OSError: disk <[0-9a-f]{8}> -> restart \[2 restarts left\]$", lines[0]
+    )
+    assert lines[1].endswith(" root/a actor_restarting in 1.0 s (attempt 1) [2 restarts left]")
     assert lines[2].endswith("was seen 3 times")
 
 
@@ -34,3 +39,25 @@ async def test_it_survives_the_process_and_stays_bounded(autojump_clock, world) 
     assert again.load(history.dump() + b"half a li") == 1
     assert again.explain("root/a") == history.explain("root/a")
     assert len(again.dump().splitlines()) == ENTRIES_PER_CHILD_MAX
+
+
+async def test_the_newest_of_the_whole_tree_come_last_with_the_decision_of_each(autojump_clock, world) -> None:
+    history = History(world.seams.clock.wall_ns)
+    history.note("pipeline", "process_started", "pid 7")
+    async with world.running(world.sup("root", "one_for_one", world.child("a", restart=Restart.TEMPORARY), "b")):
+        await trio.sleep(1)
+        await world.crash("b")
+        await trio.sleep(1)
+        await world.crash("a")
+    times = iter(world.events)
+    for event in times:
+        history.record(event)
+    words = [line.split(" ", 1)[1] for line in history.recent()]
+    assert words[0] == "pipeline process_started pid 7"
+    assert [w.partition(" <")[0] for w in words[1:3]] == [
+        "root/b actor_crashed crashed: Boom: b",
+        "root/a actor_crashed crashed: Boom: a",
+    ]
+    assert words[1].endswith("-> restart [2 restarts left]")
+    assert words[2].endswith("-> remove [2 restarts left]")
+    assert len(history.recent(1)) == 1

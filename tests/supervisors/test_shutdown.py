@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import trio
 
-from runtime.errors import ConfigError, InvariantViolation, LogSyncFailed, UnstoppableChild
+from runtime.errors import ConfigError, InvariantViolation, LogSyncFailed, RestartIntensityExceeded, UnstoppableChild
 from supervisors.engine.child import Restart
 from supervisors.engine.events import EventKind
 
@@ -257,3 +257,38 @@ async def test_nothing_to_do_any_more_is_not_an_end_of_the_tree(autojump_clock, 
         await world.end("a")
         await trio.sleep(100)
         assert world.state("root") == "RUNNING"
+
+
+async def test_a_root_that_gives_up_keeps_the_deadline_too(autojump_clock, world) -> None:
+    async def slow(ctx) -> None:
+        await trio.sleep(60)
+
+    names = [f"c{i}" for i in range(10)]
+    for name in names:
+        world.on_drain[name] = slow
+    children = (*(world.child(n, shutdown_grace_s=30.0) for n in names), "a")
+    with pytest.RaisesGroup(RestartIntensityExceeded):
+        async with world.running(
+            world.sup("root", "one_for_one", *children, intensity=(0, 5.0)), shutdown_deadline_s=10.0
+        ):
+            await world.crash("a")
+            await trio.sleep(100)
+    assert trio.current_time() <= 10.1
+    at = [e for e in world.events if e.kind is EventKind.TREE_STOPPING]
+    assert [e.detail for e in at] == ["the root supervisor ends"]
+    assert all(world.state(n) == "STOPPED" for n in names)
+
+
+async def test_ready_is_told_when_every_child_has_started(autojump_clock, world) -> None:
+    ready = trio.Event()
+    release = trio.Event()
+
+    async def late(ctx) -> None:
+        await release.wait()
+
+    world.start_script["b"].append(late)
+    async with world.running(world.sup("root", "one_for_one", "a", "b"), ready=ready):
+        assert not ready.is_set()
+        release.set()
+        await world.settle()
+        assert ready.is_set()

@@ -71,6 +71,23 @@ async def test_after_waiting_the_deadline_counts_anew(autojump_clock, world) -> 
         assert world.child_state("a").restarts == 1
 
 
+async def test_the_systemd_watchdog_can_ask_who_is_late_and_whether_the_root_answers(autojump_clock, world) -> None:
+    async def drain(ctx) -> None:
+        ctx.ready()
+        await ctx.drain_requested.wait()
+        await trio.sleep(3)
+
+    child = world.child("a", world.actor(drain), progress_timeout_s=10.0, shutdown_grace_s=4.0)
+    async with world.running(world.sup("root", "one_for_one", child, "b")):
+        assert world.admin.late() == ()
+        await trio.sleep(11)
+        assert world.admin.late() == ("a",)
+        await world.admin.ping()
+        await trio.sleep(4)
+        assert world.admin.late() == ()
+        assert world.child_state("a").restarts == 1
+
+
 async def test_a_stalled_child_that_will_not_even_be_cancelled_ends_the_process(autojump_clock, world) -> None:
     release = trio.Event()
 

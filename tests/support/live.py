@@ -59,14 +59,14 @@ class CrashingLog(MemoryCommitLog):
     crash_at: int | None = None
     durable: bool = True
 
-    def commit(self, drafts):
+    def commit(self, drafts, *, use_reserve=False):
         crash = self.crash_at is not None and len(self.commits) + 1 >= self.crash_at
         if crash:
             self.crash_at = None
             if self.durable:
-                super().commit(drafts)
+                super().commit(drafts, use_reserve=use_reserve)
             raise Crash
-        return super().commit(drafts)
+        return super().commit(drafts, use_reserve=use_reserve)
 
 
 def walk(seed: int, from_ns: int, to_ns: int, rows: int) -> MemoryTicks:

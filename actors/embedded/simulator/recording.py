@@ -7,8 +7,11 @@ at the start and read on demand, whole days at a time.
 from __future__ import annotations
 
 import datetime
+import itertools
+import lzma
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +36,22 @@ _DEPTH_MAX = 5
 _MS_PER_DAY = 86_400_000
 _NS_PER_MS = 1_000_000
 _EPOCH = datetime.date(1970, 1, 1)
+
+
+FILES_LOOKED_INTO_MAX = 5_000
+"""At the start, some 0.2 ms each; damage elsewhere is told when a day is asked for."""
+HEAD_BYTES = 200
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    pa.ArrowException,
+)
+"""What reading a damaged file raises: of the archive, of what packed it (RuntimeError: a password), of the CSV."""
 
 
 @attrs.frozen(kw_only=True)
@@ -79,8 +98,21 @@ class LeanRecording:
 
 
 def open_recording(folder: Path) -> LeanRecording:
-    """Find the one feed in `folder` and list its files. Raises: ConfigError, which names the choices."""
-    feed = _only_feed(folder)
+    """Find the one feed in `folder`, list its files and look into them.
+
+    Raises: ConfigError, which names the choices, or the file that is damaged.
+    """
+    try:
+        recording = _listed(_only_feed(folder))
+    except OSError as error:
+        raise ConfigError(f"recording {folder}: {error.filename or ''} cannot be read: {error.strerror}") from error
+    everything = (path for days in recording.files.values() for path in days.values())
+    for path in itertools.islice(everything, FILES_LOOKED_INTO_MAX):
+        _check_first_line(path)
+    return recording
+
+
+def _listed(feed: Path) -> LeanRecording:
     clock = feed.resolve().name.lower()
     if clock not in CLOCKS_H:
         known = ", ".join(CLOCKS_H)
@@ -145,8 +177,8 @@ def _kinds(folder: Path) -> tuple[str, ...]:
 def _read_day(path: Path, start_ns: int) -> Quotes:
     try:
         table = _parse(_only_member(path))
-    except (OSError, zipfile.BadZipFile, pa.ArrowInvalid, EOFError) as error:
-        raise ConfigError(f"recording file {path}: {error}") from error
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
     if table.column("ms").null_count:
         raise ConfigError(f"recording file {path}: a row without a time")
     ms = table.column("ms").to_numpy()
@@ -162,12 +194,26 @@ def _read_day(path: Path, start_ns: int) -> Quotes:
     return Quotes(ts_ns=start_ns + ms * _NS_PER_MS, bid=bid, ask=ask)
 
 
-def _only_member(path: Path) -> bytes:
+def _check_first_line(path: Path) -> None:
+    """Raises: ConfigError when the archive has no directory, or does not begin with a tick."""
+    try:
+        _parse(_only_member(path, HEAD_BYTES).lstrip().partition(b"\n")[0])
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ConfigError:
+    what = " ".join(str(error).split())[:200] or type(error).__name__
+    return ConfigError(f"recording file {path} cannot be used, replace it: {what}")
+
+
+def _only_member(path: Path, bytes_max: int = -1) -> bytes:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         if len(names) != 1:
             raise zipfile.BadZipFile(f"{len(names)} files in the archive, expected one")
-        return archive.read(names[0])
+        with archive.open(names[0]) as member:
+            return member.read(bytes_max)
 
 
 def _parse(csv: bytes) -> pa.Table:

@@ -64,8 +64,8 @@ async def _admit(world: World, request: Request, handler: Handler) -> Response:
                 answer, rows = await handler(world, request, request_id)
         except BadRequest as error:
             answer = replies.error(400, "ERROR", str(error), request_id)
-        except ConfigError as error:  # a file of the recording is damaged
-            answer = replies.error(500, "ERROR", str(error), request_id)
+        except ConfigError as error:  # a file of the recording is damaged: no outage, asking again gives the same
+            answer = replies.error(410, "ERROR", str(error), request_id)
         except trio.TooSlowError:
             answer = replies.error(504, "ERROR", "The request timed out.", request_id)
     world.ledger.note(_asked(world, request, request_id, answer.status_code, rows))

@@ -10,7 +10,7 @@ import pytest
 from actors.bridge.conservation import ledger, verify_sink
 from actors.bridge.port import KindTotals, Mismatch, SinkBatch, SinkTotals, VerifyResult
 from actors.bridge.rows import counted_as
-from tests.support.bridge import HOUR, LOG_ID, T0, LogBuilder, log_of_bars
+from tests.support.bridge import EUR, HOUR, LOG_ID, MINUTE, T0, LogBuilder, log_of_bars, quotes
 from tests.support.sink_servers import clickhouse_server, postgres_server
 from tests.support.sinks import ClickHouseStore, PostgresStore, seams
 
@@ -90,6 +90,54 @@ async def test_a_delivered_sink_balances_and_a_meddled_one_does_not(tick_rig, au
     problems = (await look()).problems
     assert any("4 rows unaccounted" in p for p in problems)
     assert any("rows or content differ" in p for p in problems)
+
+
+def log_with_remnants() -> LogBuilder:
+    """An hour of 60 rows of which a refetch with other borders replaced the middle half, and live rows after it."""
+    log = LogBuilder()
+    log.slice(T0, T0 + HOUR, 60)
+    log.slice(T0 + HOUR // 4, T0 + 3 * HOUR // 4, 31)
+    log.append([(0, "quotes", quotes(EUR, [T0 + 2 * HOUR, T0 + 2 * HOUR + 5]))])
+    return log
+
+
+REMNANTS = [
+    (EUR, T0, T0 + 14 * MINUTE + 1, 15),
+    (EUR, T0 + 45 * MINUTE, T0 + 2 * HOUR + 6, 17),
+]
+"""Behind the refetch: the rest of the hour and the live rows, with no audited slice in between."""
+
+
+async def test_rows_that_no_checksum_covers_are_counted_by_interval(tick_rig, autojump_clock):
+    tick_rig.log.groups += log_with_remnants().groups
+    tick_rig.log.end = tick_rig.log.groups[-1].end_position
+    async with tick_rig.running():
+        await tick_rig.wait_verified()
+    found = await verify_sink(
+        tick_rig.sink, seams(), log_id=LOG_ID, marks=tick_rig.cursor.cursor.committed, row_counts=counts(tick_rig.log)
+    )
+    assert found.ok
+    assert [(u.symbol, u.from_ns, u.to_ns, u.rows) for u in found.unaudited] == REMNANTS
+
+
+@pytest.mark.stack
+async def test_postgres_counts_the_rows_that_no_checksum_covers(database):
+    log = log_with_remnants()
+    async with database.factory()(seams()) as sink:
+        await sink.open(LOG_ID)
+        await sink.write(SinkBatch(groups=tuple(log.groups), marks={0: (0, 1), 2: (0, 4)}))
+
+    async def look():
+        return await verify_sink(database.factory(), seams(), log_id=LOG_ID, marks={}, row_counts=counts(log))
+
+    found = await look()
+    assert found.ok, found.problems
+    assert found.rows_audited == 31
+    assert [(u.symbol, u.from_ns, u.to_ns, u.rows) for u in found.unaudited] == REMNANTS
+    async with database.factory()(seams()) as sink:
+        await sink.open(LOG_ID)
+        inside = await sink.audit(T0 + HOUR // 4, T0 + 3 * HOUR // 4)
+        assert (inside.rows_checked, inside.unaudited) == (31, ())
 
 
 def counts(log: LogBuilder):

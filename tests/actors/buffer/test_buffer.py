@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import attrs
+import outcome
 import pytest
 import structlog
 import trio
@@ -44,9 +45,10 @@ class World:
 @asynccontextmanager
 async def running(log: MemoryCommitLog, **limits: float) -> AsyncIterator[World]:
     inbox: Mailbox[AppendRequest] = Mailbox("appends", 64)
+    losses: Mailbox[AppendRequest] = Mailbox("losses", 64)
     started = trio.Event()
-    world = World(log, inbox, Appender(inbox=inbox, lookup=log.producer), context(started))
-    buffer = Buffer(log=log, inbox=inbox, limits=CommitLimits(**limits))  # type: ignore[arg-type]
+    world = World(log, inbox, Appender(inbox=inbox, lookup=log.producer, reserve=losses), context(started))
+    buffer = Buffer(log=log, inbox=inbox, limits=CommitLimits(**limits), reserve=losses)  # type: ignore[arg-type]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(buffer.run, world.ctx)
         await started.wait()
@@ -58,7 +60,8 @@ async def test_appends_that_wait_together_share_one_commit(autojump_clock: trio.
     async with running(MemoryCommitLog()) as world:
         requests = [await world.appender.submit(draft(n)) for n in range(1, 6)]
         answers = [await request.wait() for request in requests]
-    assert world.log.commits == [5]
+    assert sum(world.log.commits) == 5
+    assert len(world.log.commits) <= 2
     assert [a.position for a in answers] == [0, 1, 2, 3, 4]
     assert [g.sequence for g in world.log.offered] == [1, 2, 3, 4, 5]
 
@@ -70,11 +73,74 @@ async def test_a_commit_closes_at_its_byte_bound(autojump_clock: trio.testing.Mo
     assert world.log.commits == [3, 1]
 
 
-async def test_a_lone_append_waits_no_longer_than_the_linger(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_lone_producer_waits_for_nobody(autojump_clock: trio.testing.MockClock) -> None:
     async with running(MemoryCommitLog(), linger_s=0.005) as world:
         start = trio.current_time()
-        await world.appender.append(draft(1))
+        for n in range(1, 4):
+            await world.appender.append(draft(n))
+        assert trio.current_time() == start
+        assert world.log.commits == [1, 1, 1]
+
+
+async def test_a_batch_waits_for_as_much_company_as_the_last_one_had_but_not_for_ever(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running(MemoryCommitLog(), linger_s=0.005) as world:
+        last = 0
+        while world.log.commits[-1:] in ([], [1]):  # who runs first is the scheduler's business
+            await _several(world, last + 1, last + 5)
+            last += 5
+        start = trio.current_time()
+        await world.appender.append(draft(last + 1))
         assert trio.current_time() - start == pytest.approx(0.005)
+
+
+async def _several(world: World, first: int, last: int) -> None:
+    for request in [await world.appender.submit(draft(n)) for n in range(first, last + 1)]:
+        await request.wait()
+
+
+async def test_the_record_of_a_loss_passes_a_full_disk(autojump_clock: trio.testing.MockClock) -> None:
+    """The live stream stops and says what it lost, in space kept back for it; what waits is accepted later."""
+    async with running(MemoryCommitLog(full_for=5)) as world:
+        waiting = await world.appender.submit(draft(1))
+        await trio.sleep(1.5)
+        assert world.ctx.board.log is not None
+        assert world.ctx.board.log.error
+        assert world.ctx.board.log.seconds_until_loss == 0.0
+        answer = await world.appender.append_loss(attrs.evolve(draft(1), producer="losses"))
+        assert trio.current_time() < 3.0
+        assert (answer.position, world.log.commits) == (0, [1])
+        assert (await waiting.wait()).position == 1
+        assert world.ctx.board.log.error == ""
+
+
+async def test_backfill_is_shed_and_called_back_and_trimming_is_pressed(autojump_clock: trio.testing.MockClock) -> None:
+    log = MemoryCommitLog(used_free=(900, 100))
+    async with running(log) as world:
+        await trio.sleep(1.5)
+        state = world.ctx.board.log
+        assert state is not None
+        assert "backfill is stopped" in state.shed_backfill
+        assert state.error == ""
+        log.used_free = (800, 200)
+        await trio.sleep(2)
+        assert world.ctx.board.log is not None
+        assert (world.ctx.board.log.shed_backfill, bool(world.ctx.board.log.warning)) == ("", True)
+    assert [pressed for _, pressed in log.upkeeps] == [False, True, True, False]
+
+
+async def test_without_a_runway_live_goes_on_and_people_are_told(autojump_clock: trio.testing.MockClock) -> None:
+    log = MemoryCommitLog(runway_fails=True)
+    async with running(log) as world:
+        await trio.sleep(0.5)
+        await world.appender.append(draft(1))
+        assert world.ctx.board.log is not None
+        assert "no space for another segment" in world.ctx.board.log.warning
+        assert world.ctx.board.log.error == ""
+        log.runway_fails = False
+        await trio.sleep(1.5)
+        assert world.ctx.board.log.warning == ""
 
 
 async def test_a_full_disk_blocks_the_producer_and_loses_nothing(autojump_clock: trio.testing.MockClock) -> None:
@@ -145,3 +211,12 @@ async def test_drain_commits_what_is_queued_then_returns(autojump_clock: trio.te
         world.ctx.drain_requested.set()
     assert [len(r.draft.frames) for r in requests if r.draft] == [1, 1, 1]
     assert len(log.groups) == 3
+
+
+async def test_an_answer_can_be_asked_for_again(autojump_clock: trio.testing.MockClock) -> None:
+    """A producer that is stopped while it flushes waits for the same append twice."""
+    request = AppendRequest(draft(1))
+    request.answer(outcome.Error(NotConnected("gone")))
+    for _ in range(2):
+        with pytest.raises(NotConnected):
+            await request.wait()

@@ -8,6 +8,7 @@ import attrs
 import numpy as np
 import pytest
 import trio
+import trio.lowlevel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ from actors.downloader.jobs import BackfillJob, HistoryJob
 from actors.downloader.lane import DownloadLimits
 from actors.downloader.memory import Fault, MemoryHistory, MemoryTicks, faults_in_order, no_ticks
 from runtime.backoff import Backoff
-from runtime.board import DependencyState
+from runtime.board import DependencyState, LogState
 from runtime.clock import NS_PER_HOUR, NS_PER_MINUTE, NS_PER_S, VirtualClock
 from runtime.errors import LogError
 from runtime.log.appender import Appender
@@ -322,6 +323,25 @@ async def test_a_slow_log_stops_the_reading(kit, autojump_clock):
     assert len(rig.log.drafts) <= 1
 
 
+async def test_a_disk_that_fills_up_sheds_history_until_there_is_space_again(kit, autojump_clock):
+    ticks = kit.make_ticks(8, kit.T0, kit.T0 + NS_PER_HOUR, 1_000)
+    rig, end = one(kit, ticks, hours=1)
+    full = LogState(log_id="l", end_position=0, bytes=0, segments=1, records_accepted=0, shed_backfill="full")
+
+    async def free():
+        await trio.lowlevel.checkpoint()  # the incarnation has its board
+        while rig.board.log is None:
+            rig.board.log = full
+            await trio.sleep(600)
+        assert rig.log.drafts == []
+        rig.board.log = attrs.evolve(full, shed_backfill="")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(free)
+        await rig.run_idle()
+    assert kit.stored(rig.log, PRODUCER) == kit.as_counter(ticks, kit.T0, end)
+
+
 async def test_an_outage_of_hours_is_waited_out_and_shown(kit, autojump_clock):
     ticks = kit.make_ticks(9, kit.T0, kit.T0 + NS_PER_HOUR, 100)
     rig, end = one(kit, ticks, hours=1)
@@ -372,7 +392,8 @@ async def test_a_refused_symbol_is_named_and_does_not_stop_the_others(kit, autoj
     (missing,) = [kit.read(d) for d in rig.log.drafts if d.producer == "history/C:GBPUSD/quotes"]
     assert (missing.coverage.status, missing.from_ns, missing.to_ns) == ("missing", kit.T0, end)
     assert "unknown symbol" in missing.coverage.reason
-    assert missing.position["covered"] == []
+    said = {"noted": [[kit.T0, end]], "noted_for": zlib.crc32(missing.coverage.reason.encode())}
+    assert missing.position.items() >= {"covered": [], **said}.items()
 
 
 async def test_a_refused_history_is_tried_again_later(kit, autojump_clock):
@@ -477,6 +498,32 @@ async def test_a_refetch_replaces_and_a_kill_resumes_it_where_it_was(kit, autoju
     assert kit.stored(rig.log, PRODUCER) == kit.as_counter(second, kit.T0, end)
     last = kit.read(rig.log.drafts[-1]).position
     assert (last["covered"], last["job"], last["job_done_to"]) == ([[kit.T0, end]], "job-1", end)
+    assert rig.jobs.jobs == []
+
+
+async def test_a_refetch_with_ends_inside_an_hour_leaves_the_borders_of_slices_where_they_are(kit, autojump_clock):
+    ticks = kit.make_ticks(17, kit.T0, kit.T0 + 6 * NS_PER_HOUR, 600)
+    rig, _ = one(kit, ticks)
+    await rig.run_idle()
+    before = [(piece.from_ns, piece.to_ns) for piece in map(kit.read, rig.log.drafts)]
+    rig.jobs.jobs.append(
+        backfill(kit, refetch=True, from_ns=kit.T0 + 90 * NS_PER_MINUTE, to_ns=kit.T0 + 150 * NS_PER_MINUTE)
+    )
+    await rig.run_idle()
+    again = [(piece.from_ns, piece.to_ns) for piece in map(kit.read, rig.log.drafts[len(before) :])]
+    assert again == before[1:3]
+    assert rig.jobs.jobs == []
+
+
+async def test_a_refetch_of_the_hour_that_runs_does_not_wait_for_its_end(kit, autojump_clock):
+    rig, _ = one(kit, no_ticks(), hours=1)
+    rig.clock = VirtualClock(kit.T0 + 100 * NS_PER_MINUTE)
+    rig.jobs.jobs.append(
+        backfill(kit, refetch=True, from_ns=kit.T0 + 61 * NS_PER_MINUTE, to_ns=kit.T0 + 70 * NS_PER_MINUTE)
+    )
+    await rig.run_idle(within_s=30.0)
+    last = kit.read(rig.log.drafts[0])
+    assert (last.from_ns, last.to_ns) == (kit.T0 + 60 * NS_PER_MINUTE, kit.T0 + 99 * NS_PER_MINUTE)
     assert rig.jobs.jobs == []
 
 

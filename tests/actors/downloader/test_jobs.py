@@ -116,7 +116,7 @@ def test_a_position_is_the_json_that_the_architecture_names():
 def test_ends_are_cut_to_whole_minutes_history_down_and_a_backfill_around():
     history = HistoryJob(symbol="C:EURUSD", kind="quotes", from_ns=M + 7, to_ns=3 * M + 7).wanted()
     assert (history.from_ns, history.to_ns) == (M, 3 * M)
-    job = BackfillJob(id="a", symbols=("C:EURUSD",), kinds=("quotes",), from_ns=M + 7, to_ns=3 * M + 7).wanted()
+    job = BackfillJob(id="a", symbols=("C:EURUSD",), kinds=("quotes",), from_ns=M + 7, to_ns=3 * M + 7).wanted(9 * M)
     assert (job.from_ns, job.to_ns) == (M, 4 * M)
 
 
@@ -186,3 +186,31 @@ async def test_a_job_half_written_is_not_seen(tmp_path):
 async def test_no_id_leads_out_of_the_folder(tmp_path):
     with pytest.raises(ValueError, match="job id"):
         await JobFiles(folder=tmp_path / "jobs", offload=offload_inline).done("../precious")
+
+
+@pytest.mark.parametrize(
+    ("from_min", "to_min", "settled_min", "wanted_min"),
+    [
+        (61, 119, 500, (60, 120)),
+        (60, 120, 500, (60, 120)),
+        (59, 121, 500, (0, 180)),
+        (61, 125, 130, (60, 130)),  # of the hour that runs: what is there
+        (61, 125, 125, (60, 125)),
+        (61, 125, 124, (60, 125)),  # asked for, and not over yet: waited for
+    ],
+)
+def test_a_refetch_takes_whole_hours_as_far_as_they_are_over(from_min, to_min, settled_min, wanted_min):
+    job = BackfillJob(
+        id="a", symbols=("C:EURUSD",), kinds=("quotes",), from_ns=from_min * M, to_ns=to_min * M, refetch=True
+    )
+    wanted = job.wanted(settled_min * M)
+    assert (wanted.from_ns, wanted.to_ns) == (wanted_min[0] * M, wanted_min[1] * M)
+    ordinary = msgspec.structs.replace(job, refetch=False).wanted(settled_min * M)
+    assert (ordinary.from_ns, ordinary.to_ns) == (from_min * M, to_min * M)
+
+
+@pytest.mark.parametrize(("from_ns", "to_ns"), [(-1, 60), (0, 2**63), (-(2**70), 60)])
+def test_a_job_outside_of_the_years_that_exist_is_none(from_ns, to_ns):
+    text = f'{{"id":"a","symbols":["C:EURUSD"],"kinds":["quotes"],"from_ns":{from_ns},"to_ns":{to_ns}}}'
+    with pytest.raises(ValueError, match=r"1970 to 2199|not a backfill job"):
+        BackfillJob.from_json(text.encode())

@@ -151,6 +151,7 @@ async def test_a_next_url_without_a_path_is_not_followed(url):
         ),
         (404, {"status": "NOT_FOUND", "message": "Ticker not found"}, PermanentSourceError, "unknown symbol"),
         (404, b"<html>", RetryableSourceError, "rest_url"),
+        (410, {"status": "ERROR", "error": "recording file x.zip: bad"}, PermanentSourceError, "recording file x.zip"),
         (405, b"", PermanentSourceError, "405"),
         (408, b"", RetryableSourceError, "408"),
         (429, {"status": "ERROR", "error": "exceeded the maximum"}, RetryableSourceError, "rate limit.*exceeded"),

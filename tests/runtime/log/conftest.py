@@ -13,6 +13,7 @@ from runtime.actor import offload_inline
 from runtime.disk import Disk, MemoryDisk, RealDisk
 from runtime.entropy import SeededEntropy
 from runtime.log.log import Log, LogSettings
+from runtime.log.retention import Retention
 from runtime.log.types import FrameDraft, Group, GroupDraft
 
 SCHEMAS = {"quotes": b"schema of quotes", "candles": b"schema of candles"}
@@ -52,13 +53,19 @@ class Rig:
     partitions: int = 2
     now_ns: int = 1_000
     tail_bytes: int = 16 << 20
+    background: bool = False
+    retention_s: int = 604_800
     logs: list[Log] = attrs.field(factory=list)
     draft: Callable[..., GroupDraft] = make_draft
 
     def open(self, **changes: object) -> Log:
         arguments: dict[str, object] = {
             "settings": LogSettings(
-                partitions=self.partitions, segment_bytes=self.segment_bytes, tail_bytes=self.tail_bytes
+                partitions=self.partitions,
+                segment_bytes=self.segment_bytes,
+                tail_bytes=self.tail_bytes,
+                background_upkeep=self.background,
+                retention=Retention(seconds=self.retention_s),
             ),
             "schemas": SCHEMAS,
             "wall_ns": lambda: self.now_ns,

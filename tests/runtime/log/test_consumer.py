@@ -238,8 +238,38 @@ async def test_rot_is_stepped_over_and_named(rig: Any, draft: Draft) -> None:
     rig.flip(rig.path / f"{0:020d}.seg", 8 * (4096 + made[2].position + 200))
     log = rig.open()
     consumer = log.consumer("c")
-    assert await take(consumer, 4) == [*made[:2], *made[3:]]
+    found = await take(consumer, 5)
+    assert [*found[:2], *found[3:]] == [*made[:2], *made[3:]]
+    lost = found[2]  # in its place: the same offsets and positions without rows, so that nobody waits for them
+    assert (lost.position, lost.end_position) == (made[2].position, made[2].end_position)
+    assert [(f.partition, f.offset) for f in lost.frames] == [(f.partition, f.offset) for f in made[2].frames]
+    assert {(f.kind, f.rows, f.body) for f in lost.frames} == {("lost", 0, b"")}
     assert [(d.position, d.end_position) for d in log.damage] == [(made[2].position, made[2].end_position)]
+
+
+async def test_a_lost_header_is_named_by_the_offsets_around_it(rig: Any, draft: Draft) -> None:
+    made = rig.filled(5)
+    rig.flip(rig.path / f"{0:020d}.seg", 8 * (4096 + made[2].position + 40))
+    rig.flip(rig.path / f"{0:020d}.seg", 8 * (4096 + made[2].position + 200 + 40))
+    log = rig.open()
+    found = await take(log.consumer("c"), 5)
+    assert [(f.partition, f.offset) for f in found[2].frames] == [(f.partition, f.offset) for f in made[2].frames]
+    [damage] = log.damage
+    assert [(x.partition, x.offset, x.kind) for x in log.lost_of(damage)] == [
+        (f.partition, f.offset, "") for f in made[2].frames
+    ]
+    assert f"{damage.position:020d}.frame" in rig.disk.names(rig.path / "quarantine")
+
+
+async def test_a_lost_body_is_named_by_its_header(rig: Any, draft: Draft) -> None:
+    made = rig.filled(5)
+    rig.flip(rig.path / f"{0:020d}.seg", 8 * (4096 + made[2].position + 155))
+    log = rig.open()
+    await take(log.consumer("c"), 5)
+    [damage] = log.damage
+    assert [(x.partition, x.offset, x.kind, x.rows, x.event_time_ns_min) for x in log.lost_of(damage)] == [
+        (f.partition, f.offset, f.kind, f.rows, f.event_time_ns_min) for f in made[2].frames
+    ]
 
 
 async def test_writers_and_readers_in_real_threads_agree(rig: Any, draft: Draft) -> None:

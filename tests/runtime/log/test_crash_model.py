@@ -53,6 +53,8 @@ class Life:
     acked: list[Key] = attrs.field(factory=list)
     """The model: what must be there, in this order."""
     under_way: list[Key] = attrs.field(factory=list)
+    positions: dict[Key, int] = attrs.field(factory=dict)
+    """As they were acknowledged."""
     cursor_acked: int = 0
     cursor_under_way: int = 0
     seen: Counter[str] = attrs.field(factory=Counter)
@@ -67,6 +69,8 @@ class Life:
         self.rates = {name: self.random.choice((0.0, 0.1, 0.3)) for name in faults}
         self.rig.disk = MemoryDisk(seed=self.seed)
         self.rig.segment_bytes = self.random.choice((6 << 10, 20 << 10))
+        self.rig.background = self.random.random() < 0.7
+        self.rig.retention_s = self.random.choice((0, 604_800))
 
     def run(self) -> Counter[str]:
         self._start()
@@ -83,7 +87,7 @@ class Life:
     def _step(self) -> None:
         disk: MemoryDisk = self.rig.disk
         if self._hit("crash"):
-            disk.crash_after(self.random.randrange(25))
+            disk.crash_after(self.random.choice((1, 1, 2, self.random.randrange(30))))  # 1: the first write
         if self._hit("sync"):
             disk.fail("sync", suffix=".seg.new", after=self.random.randrange(2))
         if self._hit("short"):
@@ -119,9 +123,27 @@ class Life:
             self._demand(again or not any(a.duplicate for a in answers), "a new draft was called a duplicate")
             self._demand(len(groups) == sum(not a.duplicate for a in answers), "groups and answers differ")
             self.acked += self.under_way
+            self.positions |= {
+                key: answer.position
+                for key, answer in zip(self.under_way, answers, strict=True)
+                if not answer.duplicate
+            }
             self.under_way, self.waiting = [], None
+            if self.rig.background and self.random.random() < 0.5:
+                self._upkeep()
         if self.random.random() < 0.3:
             self._store_cursor()
+
+    def _upkeep(self) -> None:
+        """As the buffer does beside its commits; between them is every place where it can have stopped."""
+        assert self.log is not None
+        try:
+            start = self.log.start_position
+            self.log.upkeep(verified=self.log.verified_by(["sink"]))
+            self.seen["upkeep"] += 1
+            self.seen["trimmed"] += self.log.start_position > start
+        except LogFull:
+            self.seen["no runway"] += 1
 
     def _drafts(self) -> list[GroupDraft]:
         drafts = []
@@ -129,12 +151,14 @@ class Life:
         for _ in range(self.random.randrange(1, 4)):
             name = self.random.choice("abc")
             next_sequence[name] += 1
-            rng = random.Random(f"{name}{next_sequence[name]}")
-            sizes = tuple(rng.choice((0, 30, 700, 2500)) for _ in range(rng.randrange(1, 4)))
-            drafts.append(
-                self.rig.draft(name, next_sequence[name], sizes=sizes, partition=rng.randrange(4), kind="quotes")
-            )
+            drafts.append(self._draft_of(name, next_sequence[name]))
         return drafts
+
+    def _draft_of(self, name: str, sequence: int) -> GroupDraft:
+        rng = random.Random(f"{name}{sequence}")
+        sizes = tuple(rng.choice((0, 30, 700, 2500)) for _ in range(rng.randrange(1, 4)))
+        draft: GroupDraft = self.rig.draft(name, sequence, sizes=sizes, partition=rng.randrange(4), kind="quotes")
+        return draft
 
     def _store_cursor(self) -> None:
         assert self.log is not None
@@ -182,29 +206,39 @@ class Life:
             self._power_cut()
             return
         keys = [(g.producer, g.sequence) for g in groups]
-        rest = keys[len(self.acked) :]
-        self._demand(keys[: len(self.acked)] == self.acked, f"acknowledged {self.acked[-4:]}, found {keys[-4:]}")
+        gone, kept = self._split(log.start_position, keys, max(self.cursor_acked, self.cursor_under_way))
+        rest = keys[len(kept) :]
+        self._demand(keys[: len(kept)] == kept, f"acknowledged {self.acked[-4:]}, found {keys[-4:]}")
         self._demand(rest == self.under_way[: len(rest)], f"invented: {rest}, under way was {self.under_way}")
         self._demand(log.damage == [], f"called damaged: {log.damage}")
         self._demand(position in (self.cursor_acked, self.cursor_under_way), f"cursor {position}")
-        self._content(groups)
+        self._content(groups, gone)
         self.seen["unacknowledged but kept"] += bool(rest)
         self.seen["torn"] += bool(log.torn)
-        self.acked, self.under_way, self.waiting, self.cursor_acked = keys, [], None, position
-        last = {name: max(s for n, s in keys if n == name) for name, _ in keys}
+        self.acked, self.under_way, self.waiting, self.cursor_acked = gone + keys, [], None, position
+        last = {name: max(s for n, s in self.acked if n == name) for name, _ in self.acked}
         self._demand({n: p.sequence for n, p in log.producers().items()} == last, "producers")
 
-    def _content(self, groups: list[Any]) -> None:
+    def _split(self, start: int, keys: list[Key], verified: int) -> tuple[list[Key], list[Key]]:
+        """(what was trimmed, what must be there): only what was verified may be gone, and it is a beginning."""
+        at = self.acked.index(keys[0]) if keys and keys[0] in self.acked else len(self.acked)
+        if start == 0:
+            at = 0
+        self._demand(start <= verified, f"trimmed to {start}, verified was {verified}")
+        beyond = [key for key in self.acked[:at] if self.positions.get(key, 0) >= start]
+        self._demand(not beyond, f"lost: {beyond}, the log begins at {start}")
+        return self.acked[:at], self.acked[at:]
+
+    def _content(self, groups: list[Any], gone: list[Key]) -> None:
         offsets = [0] * 4
+        for name, sequence in gone:
+            for frame in self._draft_of(name, sequence).frames:
+                offsets[frame.partition] += 1
         stamp = 0
         for group in groups:
             self._demand(group.stamp_ns > stamp, "stamps")
             stamp = group.stamp_ns
-            rng = random.Random(f"{group.producer}{group.sequence}")
-            sizes = tuple(rng.choice((0, 30, 700, 2500)) for _ in range(rng.randrange(1, 4)))
-            draft = self.rig.draft(
-                group.producer, group.sequence, sizes=sizes, partition=rng.randrange(4), kind="quotes"
-            )
+            draft = self._draft_of(group.producer, group.sequence)
             wanted = [(f.partition, f.body, f.rows) for f in draft.frames]
             self._demand([(f.partition, f.body, f.rows) for f in group.frames] == wanted, "content")
             for frame in group.frames:
@@ -242,6 +276,9 @@ def test_random_lives_lose_and_invent_nothing(memory_rig: Any, everything: Any) 
         "unacknowledged but kept",
         "cursor",
         "reopen",
+        "upkeep",
+        "no runway",
+        "trimmed",
     ):
         assert seen[name] >= SEEDS // 6, f"{name} was reached only {seen[name]} times: {dict(seen)}"
 

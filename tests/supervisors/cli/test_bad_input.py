@@ -131,6 +131,8 @@ def expect_one_line_after_output(said, *words: str) -> None:
         ("vendors.polygon.rest_url=http://127.0.0.1:1", "no API key for http://127.0.0.1:1"),
         ("embedded.recording=nowhere", "nowhere"),
         ("downloader.history_to=2999-01-01", "history ends in the future"),
+        ("downloader.history_from=0001-01-01", "1970 to 2199"),
+        ("downloader.history_from=1969-12-31", "1970 to 2199"),
     ],
 )
 def test_what_a_run_lacks_is_told_by_check(pipeline, override, words):
@@ -150,7 +152,9 @@ def test_a_backfill_without_a_key_leaves_no_job_behind(pipeline, tmp_path):
         (["X:BTCUSD", "--from", "-2h", "--to", "-1h"], "only currency pairs such as C:EURUSD"),
         (["C:EURUSD", "--from", "soon", "--to", "-1h"], "'soon' is none of"),
         (["C:EURUSD", "--from", "-1h", "--to", "-2h"], "history is empty"),
-        (["C:EURUSD", "--from", "-1h", "--to", "2999-01-01"], "in the future"),
+        (["C:EURUSD", "--from", "-1h", "--to", "2999-01-01"], "choose an earlier --to, like -1m"),
+        (["C:EURUSD", "--from", "0001-01-01", "--to", "-1h"], "1970 to 2199"),
+        (["C:EURUSD", "--from", "1969-12-30", "--to", "1969-12-31"], "1970 to 2199"),
         (
             ["C:EURUSD", "--from", "-2h", "--to", "-1h", "--kind", "candles"],
             "--kind candles: not one of downloader.kinds",

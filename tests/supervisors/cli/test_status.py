@@ -13,7 +13,11 @@ from runtime.config import load
 from runtime.errors import ConfigError, NotConnected
 from runtime.mailbox import Mailbox
 from supervisors.cli.instance import Instance, endpoints, http_address, is_running
+from supervisors.cli.main import main
 from supervisors.cli.status import lines
+from supervisors.engine.events import Event, EventKind
+from supervisors.engine.exits import ExitKind, ExitReason
+from supervisors.engine.history import History
 
 
 class StoppedClock:
@@ -105,3 +109,20 @@ def test_answers_become_results_or_errors(answer, error, words):
     else:
         with pytest.raises(error, match=words):
             asked.status()
+
+
+def test_the_last_restarts_are_told_also_when_nothing_runs(tmp_path, capsys):
+    history = History(lambda: 1_700_000_000 * 10**9)
+    history.note("pipeline", "process_started", "pid 7")
+    error = OSError("disk\x1b[2J")
+    reason = ExitReason(ExitKind.CRASHED, error)
+    history.record(
+        Event(kind=EventKind.CRASHED, path="pipeline/core/x", reason=reason, budget_left=2, decision="restart")
+    )
+    (tmp_path / "restarts.jsonl").write_bytes(history.dump())
+    assert main(["status", "--set", f"pipeline.data_dir={tmp_path}", "--set", "health.listen=127.0.0.1:1"]) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "last ends and restarts:"
+    assert out[1] == "  2023-11-14T22:13:20Z pipeline process_started pid 7"
+    assert out[2].startswith("  2023-11-14T22:13:20Z pipeline/core/x actor_crashed crashed: OSError: disk [2J <")
+    assert out[2].endswith("> -> restart [2 restarts left]")

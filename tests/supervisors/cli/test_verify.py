@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import attrs
 import pytest
 
 from actors.bridge.conservation import LedgerLine, LedgerReport
+from actors.bridge.port import Unaudited
 from runtime.clock import parse_instant_ns
 from supervisors.cli.verify import assemble, coverage_lines, lines
 
@@ -42,6 +44,25 @@ def test_what_is_unaccounted_or_duplicated_is_named(what):
     assert answer["ok"] is False
     assert answer["sinks"][0][what] == 3
     assert "1 problems" in "\n".join(lines(found))
+
+
+def test_rows_that_no_checksum_covers_are_no_problem_and_never_silent():
+    left = tuple(
+        Unaudited(kind="quotes", symbol="C:EURUSD", from_ns=MONDAY + n * H, to_ns=MONDAY + (n + 1) * H, rows=n)
+        for n in range(1, 23)
+    )
+    found = assemble("l", [attrs.evolve(report(), unaudited=left)], [], asked=False)
+    text = "\n".join(lines(found))
+    assert "253 rows counted, but compared with no checksum" in text
+    assert "  C:EURUSD quotes 2014-05-05T01:00:00Z … 2014-05-05T02:00:00Z: 1 rows" in text
+    assert "and 2 more" in text
+    answer = json.loads(json.dumps(found.to_json()))
+    assert answer["ok"] is True
+    assert answer["sinks"][0]["rows_unaudited"] == 253
+    assert answer["sinks"][0]["unaudited"][0] == {
+        "kind": "quotes", "symbol": "C:EURUSD", "rows": 1, "from_ns": MONDAY + H, "to_ns": MONDAY + 2 * H,
+        "from": "2014-05-05T01:00:00Z", "to": "2014-05-05T02:00:00Z",
+    }  # fmt: skip
 
 
 def test_whole_coverage_has_no_holes():

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from unittest import mock
 
 import attrs
+import msgspec
 
 from supervisors.engine import restart, supervisor
 from supervisors.engine.child import Restart, RestartIntensity, Strategy
@@ -67,11 +68,11 @@ def _both(replacement: object) -> object:
 
 
 def _stops_in_start_order() -> object:
-    return _changed(lambda d: attrs.evolve(d, stop=d.stop[::-1]))
+    return _changed(lambda d: msgspec.structs.replace(d, stop=d.stop[::-1]))
 
 
 def _temporary_siblings_stay() -> object:
-    return _changed(lambda d: attrs.evolve(d, remove=()))
+    return _changed(lambda d: msgspec.structs.replace(d, remove=()))
 
 
 def _rest_is_all_after_only() -> object:
@@ -97,7 +98,7 @@ def _idle_siblings_stay_idle() -> object:
     def lazy(failed, children, *, policy, window, now_s) -> Decision:
         decision = real(failed, children, policy=policy, window=window, now_s=now_s)
         active = {c.id for c in children if c.is_active} | {failed}
-        return attrs.evolve(decision, start=tuple(i for i in decision.start if i in active))
+        return msgspec.structs.replace(decision, start=tuple(i for i in decision.start if i in active))
 
     return mock.patch.object(restart, "decide_restart", lazy)
 

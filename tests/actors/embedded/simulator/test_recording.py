@@ -150,12 +150,12 @@ def test_a_damaged_archive_is_an_error_that_names_the_file(oanda):
         rows_of(open_recording(oanda))
 
 
-async def test_a_damaged_file_is_answered_with_500_and_the_rest_goes_on(kit, oanda):
+async def test_a_damaged_file_is_answered_with_410_and_the_rest_goes_on(kit, oanda):
     write_day(oanda, "20140502", "1,abc,1.2")
     async with kit.client(kit.world(open_recording(oanda))) as client:
         bad = await client.get("/v3/quotes/C:EUR-USD?timestamp=2014-05-02")
         good = await client.get("/v3/quotes/C:EUR-USD?timestamp=2014-05-01")
-    assert (bad.status_code, bad.json()["status"]) == (500, "ERROR")
+    assert (bad.status_code, bad.json()["status"]) == (410, "ERROR")
     assert (good.status_code, len(good.json()["results"])) == (200, 3)
 
 
@@ -203,3 +203,48 @@ def test_control_with_the_clock_read_as_utc_the_day_begins_five_hours_early(tmp_
     monkeypatch.setitem(module.CLOCKS_H, "fxcm", 0)
     write_day(tmp_path / "fxcm", "20140501", "0,1.1,1.2")
     assert format_ns(rows_of(open_recording(tmp_path / "fxcm"))[0][0]) == "2014-05-01T00:00:00Z"
+
+
+def damage(path: Path, how: str) -> None:
+    """Make a good file of a day unusable, in one of the ways that disks and people have."""
+    body = path.read_bytes()
+    if how == "cut":
+        path.write_bytes(body[: len(body) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "no zip":
+        path.write_bytes(b"this is no archive at all\n" * 50)
+    elif how == "bits":
+        at = body.index(b".csv") + 10  # inside the packed data: the directory at the end stays whole
+        path.write_bytes(body[:at] + bytes(b ^ 0x5A for b in body[at : at + 40]) + body[at + 40 :])
+    else:
+        write_day(path.parents[2], "20140501", how)
+
+
+LONG = "\n".join(f"{i},1.{38000 + i * 7919 % 10000},1.39" for i in range(500))
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "no zip", "garbage\n", "1,2\n", "\xff\xfe\x00,1,1\n", "x,1.1,1.2"])
+def test_a_damaged_file_is_named_when_the_recording_is_opened(oanda, how):
+    path = write_day(oanda, "20140501", LONG)
+    damage(path, how)
+    with pytest.raises(ConfigError, match=re.escape(f"recording file {path} cannot be used, replace it")):
+        open_recording(oanda)
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "no zip", "bits", LONG + "\ngarbage", LONG + "\n700,x,1.2"])
+def test_damage_that_shows_only_when_a_day_is_read_is_named_too(oanda, how):
+    path = write_day(oanda, "20140501", LONG)
+    feed = open_recording(oanda)
+    damage(path, how)
+    with pytest.raises(ConfigError, match=re.escape(str(path))):
+        rows_of(feed)
+
+
+def test_a_folder_that_we_may_not_read_is_named(oanda, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(ConfigError, match="Permission denied"):
+        open_recording(oanda)

@@ -1,0 +1,161 @@
+"""The dead-letter log: a second instance of the durable log, for rows that nobody takes. Never trimmed.
+
+Letters and later decisions about them are appended; the state of a letter is the fold of both. A row is known by its
+key (sink, log_id, partition, offset, row): the same row reported again is the same letter, with a later last attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import attrs
+import msgspec
+
+from runtime.disk_port import Disk
+from runtime.entropy import Entropy
+from runtime.errors import ConfigError
+from runtime.log.log import Log, LogSettings
+from runtime.log.tools import open_files
+from runtime.log.types import BODY_BYTES_MAX, FrameDraft, Group, GroupDraft
+
+FOLDER = "dead-letters"
+_KINDS = {"letters": b"json", "verdicts": b"json"}
+_SEGMENT_BYTES = 1 << 20
+_PRODUCER = "dead_letters"
+OPEN, REPLAY, DROPPED = "open", "replay", "dropped"
+
+
+class Letter(msgspec.Struct, frozen=True, kw_only=True):
+    """One row as it was received, and why it is here."""
+
+    sink: str
+    """Who refused it; `rules` = our own rules, so it was never accepted."""
+    log_id: str
+    partition: int
+    offset: int
+    """-1: it has no place in the log."""
+    row: int
+    kind: str
+    reason: str
+    """One word to count and filter by."""
+    error: str
+    content: str
+    """The row as JSON."""
+    first_ns: int
+    last_ns: int
+    version: str
+
+    @property
+    def key(self) -> str:
+        """What people call it."""
+        return f"{self.sink}/{self.log_id[:8]}/{self.partition}/{self.offset}/{self.row}"
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody decided."""
+
+    key: str
+    state: str
+    at_ns: int
+
+
+@attrs.frozen
+class Entry:
+    """A letter and where it stands: open, replay (wanted), dropped."""
+
+    letter: Letter
+    state: str
+
+
+@attrs.define(kw_only=True)
+class DeadLetters:
+    """The writing side; made when the first letter comes. Blocking; one thread at a time."""
+
+    disk: Disk
+    directory: Path
+    wall_ns: Callable[[], int]
+    entropy: Entropy
+    _log: Log | None = None
+
+    def add(self, letters: Sequence[Letter]) -> None:
+        """Durable when it returns. Raises LogFull, LogSyncFailed, ConfigError (in use)."""
+        self._append("letters", letters)
+
+    def decide(self, keys: Iterable[str], state: str) -> None:
+        """Replay or drop. Raises as `add`."""
+        at_ns = self.wall_ns()
+        self._append("verdicts", [Verdict(key=key, state=state, at_ns=at_ns) for key in keys])
+
+    def close(self) -> None:
+        """Let another process in."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def _append(self, kind: str, items: Sequence[msgspec.Struct]) -> None:
+        if not items:
+            return
+        log = self._opened()
+        frames = tuple(
+            FrameDraft(partition=0, kind=kind, body=body, rows=rows, event_time_ns_min=0, event_time_ns_max=0)
+            for body, rows in _bodies(items)
+        )
+        sequence = log.producer(_PRODUCER).sequence + 1
+        log.commit([GroupDraft(producer=_PRODUCER, sequence=sequence, producer_position=b"", frames=frames)])
+
+    def _opened(self) -> Log:
+        if self._log is None:
+            self._log = Log.open(
+                self.disk,
+                self.directory,
+                settings=LogSettings(partitions=1, segment_bytes=_SEGMENT_BYTES),
+                schemas=_KINDS,
+                wall_ns=self.wall_ns,
+                entropy=self.entropy,
+            )
+        elif self._log.needs_reopen:
+            self._log.reopen()
+        return self._log
+
+
+def read_letters(disk: Disk, directory: Path) -> dict[str, Entry]:
+    """Every letter by key, oldest first; read-only, also while somebody writes. Raises ConfigError (damage)."""
+    if not disk.names(directory):
+        return {}
+    log = open_files(disk, directory)
+    found = fold(log.groups())
+    if log.damage:
+        one = log.damage[0]
+        raise ConfigError(f"{directory}: {one.segment} [{one.position}, {one.end_position}): {one.reason}")
+    return found
+
+
+def fold(groups: Iterable[Group]) -> dict[str, Entry]:
+    """Pure."""
+    found: dict[str, Entry] = {}
+    for group in groups:
+        for frame in group.frames:
+            if frame.kind == "letters":
+                for letter in msgspec.json.decode(frame.body, type=list[Letter]):
+                    old = found.get(letter.key)
+                    first_ns = old.letter.first_ns if old is not None else letter.first_ns
+                    found[letter.key] = Entry(msgspec.structs.replace(letter, first_ns=first_ns), OPEN)
+            elif frame.kind == "verdicts":
+                for verdict in msgspec.json.decode(frame.body, type=list[Verdict]):
+                    if verdict.key in found:
+                        found[verdict.key] = attrs.evolve(found[verdict.key], state=verdict.state)
+    return found
+
+
+def _bodies(items: Sequence[msgspec.Struct]) -> Iterable[tuple[bytes, int]]:
+    """JSON arrays below the size of a frame."""
+    chunk: list[bytes] = []
+    size = 2
+    for item in map(msgspec.json.encode, items):
+        if chunk and size + len(item) + 1 > BODY_BYTES_MAX:
+            yield b"[" + b",".join(chunk) + b"]", len(chunk)
+            chunk, size = [], 2
+        chunk.append(item)
+        size += len(item) + 1
+    yield b"[" + b",".join(chunk) + b"]", len(chunk)

@@ -1,0 +1,118 @@
+"""`pipeline dead-letters list|show|replay|drop`: rows that nobody took."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from supervisors.cli.exits import Exit
+from supervisors.cli.options import add_config_options, settings_from
+
+if TYPE_CHECKING:
+    from runtime.log.dead_letters import Entry
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its own commands."""
+    parser = subparsers.add_parser(
+        "dead-letters",
+        help="rows that nobody took",
+        description="Rows that our rules or a sink refused, as they were received. list and show work at any time; "
+        "replay and drop need the pipeline to be stopped.",
+    )
+    commands = parser.add_subparsers(metavar="WHAT", required=True)
+    for name, text in (
+        ("list", "one line each"),
+        ("show", "everything known of some"),
+        ("replay", "mark them to be tried again"),
+        ("drop", "give them up: counted as dropped by an operator"),
+    ):
+        one = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        one.allow_abbrev = False
+        add_config_options(one)
+        one.add_argument("keys", nargs="*", metavar="KEY", help="as `list` shows them (default: all that are open)")
+        one.add_argument("--reason", metavar="R", help="only those with this reason")
+        one.add_argument("--json", action="store_true", help="one JSON object a line")
+        one.set_defaults(run=lambda args, name=name: _run(args, name))
+
+
+def _run(args: argparse.Namespace, what: str) -> int:
+    from runtime.disk import RealDisk  # not for --help
+    from runtime.log.dead_letters import FOLDER, read_letters
+
+    folder = settings_from(args).pipeline.data_dir / FOLDER
+    entries = select(read_letters(RealDisk(), folder), args.keys, args.reason, open_only=what in ("replay", "drop"))
+    if what in ("replay", "drop"):
+        return _decide(args, folder, what, entries)
+    for key, entry in entries.items():
+        print(
+            json.dumps(as_json(key, entry), indent=None if args.json else 1)
+            if args.json or what == "show"
+            else line(key, entry)
+        )
+    if not args.json and what == "list":
+        print(f"{len(entries)} dead letters")
+    return Exit.FINE
+
+
+def _decide(args: argparse.Namespace, folder: Path, what: str, entries: dict[str, Entry]) -> int:
+    from runtime.clock import SystemClock
+    from runtime.disk import RealDisk
+    from runtime.entropy import SystemEntropy
+    from runtime.errors import ConfigError
+    from runtime.log.dead_letters import DROPPED, REPLAY, DeadLetters
+
+    if what == "drop" and not args.keys and not args.reason:
+        raise ConfigError("drop: name keys or --reason; what is dropped is given up for good")
+    if entries:
+        letters = DeadLetters(disk=RealDisk(), directory=folder, wall_ns=SystemClock().wall_ns, entropy=SystemEntropy())
+        try:
+            letters.decide(entries, DROPPED if what == "drop" else REPLAY)
+        finally:
+            letters.close()
+    print(f"{len(entries)} {'dropped' if what == 'drop' else 'marked for replay'}")
+    return Exit.FINE
+
+
+def select(entries: dict[str, Entry], keys: list[str], reason: str | None, *, open_only: bool) -> dict[str, Entry]:
+    """Those that are meant. Raises ConfigError for a key that is none. Pure."""
+    from runtime.errors import ConfigError
+    from runtime.log.dead_letters import OPEN
+
+    for key in keys:
+        if key not in entries:
+            raise ConfigError(f"no dead letter {key!r}: `pipeline dead-letters list` shows them")
+    return {
+        key: entry
+        for key, entry in entries.items()
+        if (not keys or key in keys)
+        and reason in (None, entry.letter.reason)
+        and (not open_only or entry.state == OPEN)
+    }
+
+
+def as_json(key: str, entry: Entry) -> dict[str, Any]:
+    """All of it."""
+    from runtime.clock import format_ns
+
+    letter = entry.letter
+    return {
+        "key": key,
+        "state": entry.state,
+        "sink": letter.sink,
+        "kind": letter.kind,
+        "reason": letter.reason,
+        "error": letter.error,
+        "first": format_ns(letter.first_ns),
+        "last": format_ns(letter.last_ns),
+        "version": letter.version,
+        "row": json.loads(letter.content),
+    }
+
+
+def line(key: str, entry: Entry) -> str:
+    """For people."""
+    letter = entry.letter
+    return f"{key}  {entry.state}  {letter.kind}  {letter.reason}: {letter.error}"

@@ -1,0 +1,218 @@
+"""`pipeline log ls|stat|verify|cat|export`: the durable log, read-only, also while it is written to or damaged."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from supervisors.cli.exits import Exit
+from supervisors.cli.options import add_config_options, settings_from
+
+if TYPE_CHECKING:
+    from runtime.log.tools import LogFiles
+
+CAT_ROWS_MAX = 20
+"""Rows shown of one frame."""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its own commands."""
+    parser = subparsers.add_parser(
+        "log",
+        help="look into the durable log",
+        description="Reads the log in data_dir/log (or --dir), also while the pipeline runs and when it is damaged. "
+        "Changes nothing.",
+    )
+    commands = parser.add_subparsers(metavar="WHAT", required=True)
+    for name, function, text in (
+        ("ls", _ls, "segments and their offsets"),
+        ("stat", _stat, "totals, producers of time and rows per kind, readers"),
+        ("verify", _verify, "read every byte; exit 1 and a line for each range that does not check"),
+        ("cat", _cat, "groups and their rows"),
+        ("export", _export, "rows of one kind into a Parquet file"),
+    ):
+        one = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        one.allow_abbrev = False
+        add_config_options(one)
+        one.add_argument("--dir", type=Path, metavar="D", help="a log directory (default: data_dir/log)")
+        if name in ("ls", "stat", "verify", "cat"):
+            one.add_argument("--json", action="store_true", help="JSON, one object a line for ls and cat")
+        if name in ("cat", "export"):
+            one.add_argument("--from", dest="start", type=int, default=0, metavar="POSITION", help="a group's position")
+            one.add_argument("--kind", default=None if name == "cat" else "quotes", help="quotes, candles, coverage, …")
+        if name == "cat":
+            one.add_argument("--limit", type=int, default=10, metavar="N", help="groups (default 10)")
+        if name == "export":
+            one.add_argument("file", type=Path, metavar="FILE", help="what to write")
+        one.set_defaults(run=lambda args, function=function: _run(args, function))
+
+
+def _run(args: argparse.Namespace, function: Callable[[argparse.Namespace, LogFiles], int]) -> int:
+    from runtime.disk import RealDisk  # not for --help
+    from runtime.log.tools import open_files
+
+    folder = args.dir if args.dir is not None else settings_from(args).pipeline.data_dir / "log"
+    return function(args, open_files(RealDisk(), folder))
+
+
+def _ls(args: argparse.Namespace, log: LogFiles) -> int:
+    for row in segment_rows(log):
+        if args.json:
+            print(json.dumps(row))
+        else:
+            at, end = row["position"], row["end_position"]
+            print(f"{row['segment']}  {at:>16,} … {end:<16,} {row['created']}  epoch {row['epoch']}  {row['note']}")
+    return Exit.FINE
+
+
+def segment_rows(log: LogFiles) -> Iterator[dict[str, Any]]:
+    """One per file; `offsets`: the next ones per partition at its beginning."""
+    from runtime.clock import format_ns
+
+    for segment, end in log.extents():
+        header = segment.header
+        yield {
+            "segment": segment.path.name,
+            "position": segment.base,
+            "end_position": end,
+            "created": format_ns(header.created_ns // 10**9 * 10**9) if header else "?",
+            "epoch": header.epoch if header else "?",
+            "offsets": list(header.offsets) if header else [],
+            "note": "" if header else "its header does not check",
+        }
+
+
+def _stat(args: argparse.Namespace, log: LogFiles) -> int:
+    found = statistics(log)
+    if args.json:
+        print(json.dumps(found, indent=1))
+        return Exit.FINE
+    print(f"log {found['log_id']}, format {found['format']}, {found['partitions']} partitions")
+    print(f"{found['end_position'] - found['start_position']:,} bytes in {found['segments']} files")
+    print(
+        f"positions {found['start_position']:,} … {found['end_position']:,}, "
+        f"synced at least to {found['durable_upto']:,}"
+    )
+    for kind, counted in sorted(found["kinds"].items()):
+        print(f"  {kind}: {counted['rows']:,} rows in {counted['frames']:,} frames")
+    for name, position in sorted(found["readers"].items()):
+        behind = max(0, found["end_position"] - position)
+        print(f"  {name}: verified up to {position:,}, {behind:,} bytes behind")
+    return Exit.FINE
+
+
+def statistics(log: LogFiles) -> dict[str, Any]:
+    """Counted from the frames' headers."""
+    kinds: dict[str, dict[str, int]] = {}
+    for header, kind, _ in log.frames():
+        counted = kinds.setdefault(kind, {"rows": 0, "frames": 0, "bytes": 0})
+        counted["rows"] += header.rows
+        counted["frames"] += 1
+        counted["bytes"] += header.body_bytes
+    return {
+        "log_id": log.log_id,
+        "format": log.meta.version,
+        "partitions": log.meta.partitions,
+        "start_position": log.start_position,
+        "end_position": log.end_position,
+        "durable_upto": log.durable_upto,
+        "segments": len(log.segments),
+        "kinds": kinds,
+        "readers": {name: cursor.position for name, cursor in log.cursors().items()},
+    }
+
+
+def _verify(args: argparse.Namespace, log: LogFiles) -> int:
+    damage = [*log.check_files(), *log.check()]
+    if args.json:
+        fields = ("segment", "position", "end_position", "reason")
+        rows = [{name: getattr(one, name) for name in fields} for one in damage]
+        print(json.dumps({"ok": not damage, "end_position": log.end_position, "damage": rows}, indent=1))
+    else:
+        for one in damage:
+            print(f"{one.segment} [{one.position}, {one.end_position}): {one.reason}")
+        size = log.end_position - log.start_position
+        print(f"{size:,} bytes in {len(log.segments)} files read, {len(damage)} damaged")
+    return Exit.NO if damage else Exit.FINE
+
+
+def _cat(args: argparse.Namespace, log: LogFiles) -> int:
+    from runtime.clock import format_ns
+
+    shown = 0
+    for group in log.groups(args.start):
+        frames = [f for f in group.frames if args.kind in (None, f.kind)]
+        if not frames:
+            continue
+        if shown >= args.limit:
+            break
+        shown += 1
+        head = {
+            "position": group.position,
+            "accepted_at": format_ns(group.stamp_ns),
+            "producer": group.producer,
+            "sequence": group.sequence,
+        }
+        if args.json:
+            parts = [{"partition": f.partition, "offset": f.offset, "kind": f.kind, "rows": _rows(f)} for f in frames]
+            print(json.dumps({**head, "frames": parts}, default=str))
+            continue
+        print(" ".join(f"{name}={value}" for name, value in head.items()))
+        for frame in frames:
+            print(f"  {frame.kind} {frame.partition}/{frame.offset}: {frame.rows} rows")
+            for row in _rows(frame)[:CAT_ROWS_MAX]:
+                print(f"    {json.dumps(row, default=str)}")
+            if frame.rows > CAT_ROWS_MAX:
+                print(f"    and {frame.rows - CAT_ROWS_MAX} more (--json gives all)")
+    _tell(log)
+    return Exit.FINE
+
+
+def _rows(frame: Any) -> list[dict[str, Any]]:
+    from actors.market.schema import decode
+
+    return decode(frame.schema, frame.body).to_pylist() if frame.rows else []
+
+
+def _export(args: argparse.Namespace, log: LogFiles) -> int:
+    """Batch by batch, so that a log of many GB needs little memory."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from actors.market.schema import SCHEMAS, decode
+    from runtime.errors import ConfigError
+
+    if args.kind not in SCHEMAS:
+        raise ConfigError(f"--kind {args.kind}: one of {', '.join(sorted(SCHEMAS))}")
+    own = [("log_partition", pa.int32()), ("log_offset", pa.int64()), ("stamp_ns", pa.int64())]
+    plain = [pa.field(f.name, _plain(f.type)) for f in SCHEMAS[args.kind]]
+    schema = pa.schema([*plain, *(pa.field(name, kind) for name, kind in own)])
+    rows = 0
+    with pq.ParquetWriter(args.file, schema) as writer:
+        for group in log.groups(args.start):
+            for frame in group.frames:
+                if frame.kind == args.kind and frame.rows:
+                    batch = decode(frame.schema, frame.body)
+                    columns = [batch.column(f.name).cast(f.type) for f in plain]
+                    for value, (_, kind) in zip((frame.partition, frame.offset, group.stamp_ns), own, strict=True):
+                        columns.append(pa.array([value] * batch.num_rows, kind))
+                    writer.write_batch(pa.record_batch(columns, schema=schema))
+                    rows += batch.num_rows
+    print(f"{rows:,} rows of {args.kind} in {args.file}")
+    _tell(log)
+    return Exit.FINE
+
+
+def _plain(kind: Any) -> Any:
+    import pyarrow as pa
+
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _tell(log: LogFiles) -> None:
+    for one in log.damage:
+        sys.stderr.write(f"pipeline log: left out {one.segment} [{one.position}, {one.end_position}): {one.reason}\n")

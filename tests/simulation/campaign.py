@@ -1,0 +1,229 @@
+"""Many seeds on all processors: results, coverage, the trace of a failure, and the self-check of determinism."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import attrs
+
+REACHED_MIN: dict[str, float] = {
+    # how often per 100 seeds at least, in a campaign of 100 seeds or more: else the campaign proves less than it says
+    "converged": 100,
+    "process dies: kill": 30,
+    "process dies: power": 30,
+    "process dies in write": 5,
+    "process dies in sync": 5,
+    "a dead process tried to touch the world": 30,
+    "durable, not confirmed": 5,
+    "torn tail repaired": 5,
+    "ordered stop": 20,
+    "bug in buffer": 15,
+    "bug in aggregator": 15,
+    "bug in bridge.timescale": 15,
+    "bug in bridge.clickhouse": 15,
+    "bug in downloader.history": 15,
+    "bug in a worker thread": 15,
+    "bug in a disk operation": 10,
+    "event supervisor_escalated": 1,
+    "timescale down": 20,
+    "clickhouse down": 20,
+    "timescale forgot": 5,
+    "clickhouse forgot": 5,
+    "sink refuses rows": 10,
+    "an answer was lost": 20,
+    "a write broke in the middle": 20,
+    "disk: short write failed": 10,
+    "disk: sync failed": 10,
+    "disk: full for a while": 20,
+    "process LogSyncFailed": 5,
+    "vendor down": 20,
+    "vendor: cut": 10,
+    "vendor: rate-limit": 10,
+    "vendor: lose-at-border": 10,
+    "vendor: repeat-at-border": 10,
+    "vendor: loop": 5,
+    "vendor: unsorted": 5,
+    "changed data": 30,
+    "refetch ordered": 100,
+    "wall clock jumped": 50,
+    "one sink dead for good": 5,
+    "read-back found less": 0,
+}
+
+
+@attrs.frozen(kw_only=True)
+class Result:
+    """One seed."""
+
+    seed: int
+    failure: str
+    digest: str
+    events: int
+    virtual_s: float
+    steps: int
+    reached: Counter[str]
+    trace: str = ""
+
+
+def run_seed(seed: int, *, keep: bool = False, without: frozenset[str] = frozenset(), mutant: str = "") -> Result:
+    """In this process, which must simulate only. A failure is in the result, not raised."""
+    from tests.simulation import schedule
+    from tests.simulation.draw import draw
+    from tests.simulation.trace import SimulationFailed, Trace
+    from tests.simulation.world import World, simulate
+
+    schedule.install()
+    if mutant:
+        from tests.simulation.mutants import plant
+
+        plant(mutant)
+    schedule.reset(seed)
+    trace = Trace(seed, keep=keep)
+    failure = ""
+    world = World(draw(seed).without(without), trace)
+    try:
+        simulate(world)
+    except SimulationFailed as exc:
+        failure = str(exc)
+    except Exception as exc:
+        failure = world.failure or _describe(exc)
+    return Result(
+        seed=seed,
+        failure=failure,
+        digest=trace.digest,
+        events=trace.events,
+        virtual_s=world.virtual_s,
+        steps=world.steps,
+        reached=trace.reached,
+        trace="\n".join(trace.lines) if failure or keep else "",
+    )
+
+
+def run_seeds(
+    seeds: Sequence[int], *, jobs: int, mutant: str = "", hash_seed: str = "", stop_at_failure: bool = False
+) -> Iterator[Result]:
+    """In fresh processes, `jobs` at a time; results as they come."""
+    size = max(1, min(25, -(-len(seeds) // jobs)))
+    parts = [seeds[at : at + size] for at in range(0, len(seeds), size)]
+    with ThreadPoolExecutor(jobs) as pool:
+        running = [pool.submit(_in_a_process, part, mutant, hash_seed, stop_at_failure) for part in parts]
+        try:
+            for future in running:
+                yield from future.result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _in_a_process(seeds: Sequence[int], mutant: str, hash_seed: str, stop_at_failure: bool) -> list[Result]:
+    """`python -m tests.simulation worker`: one JSON line per seed."""
+    command = [sys.executable, "-m", "tests.simulation", "worker", "--mutant", mutant, *map(str, seeds)]
+    if stop_at_failure:
+        command.insert(4, "--stop-at-failure")
+    environment = os.environ | {"PYTHONHASHSEED": hash_seed or "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    results = [_from_json(line) for line in done.stdout.splitlines()]
+    if done.returncode or not results:
+        raise RuntimeError(f"the worker of seeds {seeds[0]}.. ended with {done.returncode}: {done.stderr[-3000:]}")
+    return results
+
+
+def worker(seeds: Iterable[int], *, mutant: str, stop_at_failure: bool) -> None:
+    """The other end of `_in_a_process`."""
+    for seed in seeds:
+        result = run_seed(seed, mutant=mutant)
+        print(json.dumps(attrs.asdict(result)), flush=True)
+        if result.failure and stop_at_failure:
+            return
+
+
+def _from_json(line: str) -> Result:
+    fields = json.loads(line)
+    return Result(**fields | {"reached": Counter(fields["reached"])})
+
+
+def _describe(exc: BaseException) -> str:
+    import traceback
+
+    return "".join(traceback.format_exception(exc))[-4000:]
+
+
+@attrs.define(kw_only=True)
+class Campaign:
+    """Runs seeds, prints what matters, knows whether all is well."""
+
+    first: int
+    seeds: int
+    jobs: int
+    checked_twice: int
+    """Seeds of the sample that run again in other processes under another hash seed."""
+    failed: list[Result] = attrs.field(factory=list)
+    reached: Counter[str] = attrs.field(factory=Counter)
+
+    def run(self) -> bool:
+        """True when everything holds."""
+        began_s = time.monotonic()
+        digests: dict[int, str] = {}
+        events = 0
+        virtual_s = 0.0
+        for result in run_seeds(range(self.first, self.first + self.seeds), jobs=self.jobs):
+            digests[result.seed] = result.digest
+            self.reached += result.reached
+            events += result.events
+            virtual_s += result.virtual_s
+            if result.failure:
+                self.failed.append(result)
+                print(told(result), flush=True)
+        took_s = time.monotonic() - began_s
+        print(
+            f"{self.seeds} seeds from {self.first}: {len(self.failed)} failed; {took_s:.1f} s, "
+            f"{self.seeds / took_s:.1f} seeds/s with {self.jobs} processes, {virtual_s / 3600:.1f} virtual hours, {events} events"
+        )
+        same = self._again(digests)
+        return not self.failed and same and self._enough()
+
+    def _again(self, digests: dict[int, str]) -> bool:
+        """A sample of the seeds gives the same traces in other processes, hash seeds and neighbourhoods."""
+        step = max(1, len(digests) // max(1, self.checked_twice))
+        sample = list(digests)[::step][: self.checked_twice]
+        if not sample:
+            return True
+        wrong = []
+        for result in run_seeds(sample[::-1], jobs=self.jobs, hash_seed="4711"):
+            if result.digest != digests[result.seed]:
+                wrong.append(result.seed)
+                print(f"SEED={result.seed} gave another trace the second time: make simulate-diff SEED={result.seed}")
+        print(
+            f"self-check: {len(sample) - len(wrong)} of {len(sample)} seeds gave the same trace under another hash seed"
+        )
+        return not wrong
+
+    def _enough(self) -> bool:
+        """Sometimes-assertions."""
+        counts = "\n".join(f"  {name:48} {count:8}" for name, count in sorted(self.reached.items()))
+        print(f"reached:\n{counts}")
+        if self.seeds < 100:
+            return True
+        wanted = {name: per_100 * self.seeds / 100 for name, per_100 in REACHED_MIN.items()}
+        wanted["converged"] -= len(self.failed)
+        short = [
+            f"{name}: {self.reached[name]} of {least:.0f}"
+            for name, least in wanted.items()
+            if self.reached[name] < least
+        ]
+        for line in short:
+            print(f"NOT REACHED often enough: {line}")
+        return not short
+
+
+def told(result: Result) -> str:
+    """A failure for people: what, the last events, and how to see it again."""
+    again = f"make simulate FIRST={result.seed} SEEDS=1      (all events: {sys.executable} -m tests.simulation show {result.seed})"
+    return f"SEED={result.seed}: {result.failure}\n{result.trace}\nSEED={result.seed} again: {again}"

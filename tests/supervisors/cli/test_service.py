@@ -1,0 +1,123 @@
+"""What stands around the tree: the history's file, holds of the loop, signs that a slow start gets on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import structlog
+import trio
+
+from runtime.actor import Seams, offload_inline
+from runtime.board import Board, ChildState, ConsumerState
+from runtime.clock import VirtualClock
+from runtime.disk_memory import MemoryDisk
+from runtime.entropy import SeededEntropy
+from runtime.metrics import BoardCollector, render
+from runtime.settings import Settings
+from supervisors.cli.service import EXTEND_EVERY_S, HistoryFile, HoldReport, Service, open_history, signs_of_work
+from supervisors.engine.history import History
+
+
+class Said:
+    """A notifier that remembers."""
+
+    address = ""
+    watchdog_s = None
+
+    def __init__(self) -> None:
+        self.extended: list[float] = []
+
+    def extend(self, seconds: float) -> bool:
+        self.extended.append(seconds)
+        return True
+
+
+@pytest.fixture
+def seams() -> Seams:
+    return Seams(clock=VirtualClock(10**18), entropy=SeededEntropy(1), offload=offload_inline, board=Board())
+
+
+async def test_the_history_is_found_by_the_next_process(seams) -> None:
+    disk = MemoryDisk()
+    disk.make_directory(Path("data"))
+    first = await open_history(disk, Path("data"), seams.clock.wall_ns, 7)
+    first.save()
+    second = await open_history(disk, Path("data"), seams.clock.wall_ns, 8)
+    assert [line.split(" ", 1)[1] for line in second.history.recent()] == [
+        "pipeline process_started pid 7",
+        "pipeline process_started pid 8",
+    ]
+
+
+async def test_a_disk_that_refuses_is_told_about_and_stops_nothing(seams) -> None:
+    class Full(MemoryDisk):
+        def write_atomic(self, path: Path, data: bytes) -> None:
+            raise OSError(28, "no space")
+
+    file = HistoryFile(disk=Full(), path=Path("data/x"), history=History(seams.clock.wall_ns))
+    file.history.note("pipeline", "process_started", "")
+    with structlog.testing.capture_logs() as logs:
+        file.save()
+        file.save()
+    assert [record["event"] for record in logs] == ["restart_history_not_saved"]
+
+
+async def test_each_hold_is_counted_and_a_name_said_at_most_once_in_a_while(autojump_clock, seams) -> None:
+    report = HoldReport(metrics=seams.metrics, clock=seams.clock)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(5):
+            report("pipeline/a", 0.1)
+        report("pipeline/b", 0.06)
+        report("pipeline/a", 2.0)  # a long one always
+        await trio.sleep(11)
+        report("pipeline/a", 0.1)
+    said = [(record["path"], record["held_ms"], record["log_level"]) for record in logs]
+    assert said == [
+        ("pipeline/a", 100, "info"),
+        ("pipeline/b", 60, "info"),
+        ("pipeline/a", 2000, "warning"),
+        ("pipeline/a", 100, "info"),
+    ]
+    text = render(seams.metrics, BoardCollector(seams.board)).decode()
+    assert 'holdfast_loop_held_seconds_total{actor="pipeline/a"} 2.6' in text
+
+
+def test_signs_of_work_change_when_something_moved_only() -> None:
+    board = Board()
+    board.children["a"] = ChildState(path="a", state="STARTING")
+    seen = signs_of_work(board)
+    assert signs_of_work(board) == seen
+    board.children["a"] = ChildState(path="a", state="RUNNING")
+    assert signs_of_work(board) != seen
+    seen = signs_of_work(board)
+    board.consumers["bridge.x"] = ConsumerState(committed_position=1, verified_position=0)
+    assert signs_of_work(board) != seen
+
+
+async def test_more_time_is_asked_for_while_a_start_gets_on_and_not_when_it_hangs(autojump_clock, seams, world) -> None:
+    said = Said()
+    service = Service(
+        board=seams.board,
+        clock=seams.clock,
+        metrics=seams.metrics,
+        notifier=said,
+        admin=world.admin,
+        history=HistoryFile(disk=MemoryDisk(), path=Path("x"), history=History(seams.clock.wall_ns)),
+        settings=Settings(),
+        use=lambda _: None,
+        reread=None,
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(service._ask_for_time)
+        await trio.sleep(1)
+        for number in range(3):
+            seams.board.children["a"] = ChildState(path="a", state="STARTING", since_ns=number)
+            await trio.sleep(EXTEND_EVERY_S)
+        await trio.sleep(5 * EXTEND_EVERY_S)
+        assert len(said.extended) == 3  # not for the five in which nothing moved
+        service.ready.set()
+        seams.board.children["a"] = ChildState(path="a", state="RUNNING", since_ns=9)
+        await trio.sleep(2 * EXTEND_EVERY_S)
+        assert len(said.extended) == 3
+        nursery.cancel_scope.cancel()
