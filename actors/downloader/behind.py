@@ -12,6 +12,7 @@ import attrs
 
 from actors.downloader.jobs import NOTHING, Position, Quarantined, Wanted, Work, floor_minute, missing, plan
 from actors.downloader.live_plan import LiveView, plan_live, settled_to
+from actors.downloader.live_position import without
 from actors.downloader.producer import Covers
 from actors.downloader.seam import FeedSeam
 from actors.downloader.slices import Framed
@@ -21,6 +22,8 @@ from runtime.market_clock import MarketClock
 
 LOOK_S_MAX = 5.0
 LOOK_S_MIN = 0.02
+REFUSALS_MAX = 3
+"""So many hours in a row that are refused for good: it is the symbol or the plan, not the hour."""
 
 
 @attrs.frozen(kw_only=True)
@@ -52,7 +55,12 @@ class Behind:
     relative: bool = False
     """The configured history begins at a distance back from now."""
     _began_s: float = attrs.field(default=math.nan, init=False)
-    _quarantined_s: dict[tuple[int, int], float] = attrs.field(factory=dict, init=False)
+    _not_before_s: dict[tuple[int, int], float] = attrs.field(factory=dict, init=False)
+    """Intervals that are not asked for before this monotonic time."""
+    _asked: IntervalSet = attrs.field(default=NOTHING, init=False)
+    """Of the work under way, not durable yet."""
+    _refusals: int = attrs.field(default=0, init=False)
+    """In a row."""
 
     def now_ns(self) -> int:
         """Now, as the market sees it."""
@@ -106,7 +114,7 @@ class Behind:
         now_s = self.clock.monotonic_s()
         if seam.shift_ns is None:
             seam.shift_ns = self.now_ns() - self.clock.wall_ns() if self.relative else 0
-        self._quarantined_s = {q: at_s for q, at_s in self._quarantined_s.items() if at_s > now_s}
+        self._not_before_s = {part: at_s for part, at_s in self._not_before_s.items() if at_s > now_s}
         due = now_s - seam.orders.newest_s >= self.rules.order_delay_s
         return LiveView(
             from_ns=floor_minute(standing.from_ns + seam.shift_ns),
@@ -116,7 +124,7 @@ class Behind:
             live=seam.live,
             owed=seam.orders.open if due else NOTHING,
             settled_to_ns=self.settled_to_ns() if self.rules.confirm else None,
-            not_yet=IntervalSet(list(self._quarantined_s)),
+            not_yet=IntervalSet(list(self._not_before_s)),
         )
 
     def wait_s(self, position: Position, due: Sequence[Wanted]) -> float:
@@ -137,6 +145,7 @@ class Behind:
         """It is about to be asked for: slices that end by the result are final; None: all are."""
         if self.seam is None:
             return None
+        self._asked = IntervalSet(list(work.intervals))
         self.seam.orders.begin(work.intervals)
         return self.settled_to_ns() if self.rules.confirm else None
 
@@ -149,10 +158,33 @@ class Behind:
         """A slice is in the log."""
         if self.seam is None:
             return
+        self._asked = without(self._asked, [(covers.from_ns, covers.to_ns)])
+        self._refusals = 0
         self.seam.orders.done(covers.from_ns, covers.to_ns)
         self.seam.taken_over(position.covered)
         if covers.confirms:
             self.seam.counts.forget(covers.from_ns, covers.to_ns)
+
+    def refused(self, retry_s: float) -> tuple[int, int] | None:
+        """The vendor refused the work under way for good: the hour at fault, which is left out for `retry_s`.
+
+        None: it is not the hour's fault (no live stream; or nothing else was answered either): leave out everything.
+        """
+        self._refusals += 1
+        part = next(iter(self._asked), None)
+        if self.seam is None or part is None or self._refusals > REFUSALS_MAX:
+            return None
+        from_ns, to_ns = part[0], min(part[1], (part[0] // NS_PER_HOUR + 1) * NS_PER_HOUR)
+        self._later(from_ns, to_ns, retry_s)
+        return from_ns, to_ns
+
+    @property
+    def leaves_out(self) -> bool:
+        """Something was refused or quarantined, and is not asked for yet."""
+        return bool(self._not_before_s)
+
+    def _later(self, from_ns: int, to_ns: int, wait_s: float) -> None:
+        self._not_before_s[from_ns, to_ns] = self.clock.monotonic_s() + wait_s
 
     def doubts(self, position: Position, framed: Framed) -> str:
         """Why this final slice must not replace what live had, or "". The second answer that is equal decides."""
@@ -162,7 +194,7 @@ class Behind:
         had = self.seam.counts.rows(coverage.from_ns, coverage.to_ns)
         if coverage.rows >= had or quarantined_of(framed) in position.quarantined:
             return ""
-        self._quarantined_s[coverage.from_ns, coverage.to_ns] = self.clock.monotonic_s() + self.rules.quarantine_retry_s
+        self._later(coverage.from_ns, coverage.to_ns, self.rules.quarantine_retry_s)
         return f"{coverage.rows} rows, the live stream had {had}: to be fetched again"
 
 

@@ -17,10 +17,11 @@ from actors.downloader.behind import Behind, quarantined_of
 from actors.downloader.fetch import Chains, FetchLimits
 from actors.downloader.jobs import Wanted, Work, is_done, missing, spans
 from actors.downloader.ledger import JobLedger
+from actors.downloader.live_position import common
 from actors.downloader.port import HistorySource, Page
 from actors.downloader.producer import Covers, HistoryProducer, Noted
 from actors.downloader.slices import Feed, Framed, Slice, SliceCutter, coverage_frames, frame_slice
-from actors.market.coverage import Coverage
+from actors.market.coverage import Coverage, IntervalSet
 from runtime.actor import ActorContext
 from runtime.clock import NS_PER_DAY
 from runtime.errors import NotConnected, PermanentSourceError
@@ -248,6 +249,8 @@ class Lane:
         """Told by the producer."""
         self.ledger.durable(self.feed.symbol, self.feed.kind, covers)
         self.behind.durable(covers, self.producer.position)
+        if covers.wanted.quiet and not self.behind.leaves_out:
+            self.ledger.mend(self.feed.symbol, self.feed.kind, covers.wanted)
 
     async def _wait_for_space(self) -> None:
         """A disk that fills up sheds history first: it can be downloaded again."""
@@ -260,17 +263,20 @@ class Lane:
         """The vendor will not give it: said in the ledger of coverage (P4) and on the board."""
         reason = str(refused)
         self.ctx.log.error("history_refused", symbol=self.feed.symbol, kind=self.feed.kind, reason=reason)
+        hour = None if wanted.job else self.behind.refused(self.limits.permanent_retry_s)
         if not wanted.refetch:  # what is fetched again is known already
-            await self._note_missing(wanted, reason)
+            await self._note_missing(wanted, reason, within=hour)
         if wanted.job:
             self.wanted.remove(wanted)
-        else:
+        elif hour is None:
             self._retry_at_s[wanted.job] = self.ctx.clock.monotonic_s() + self.limits.permanent_retry_s
         await self.ledger.fail(self.feed.symbol, self.feed.kind, wanted, reason)
 
-    async def _note_missing(self, wanted: Wanted, reason: str) -> None:
+    async def _note_missing(self, wanted: Wanted, reason: str, *, within: tuple[int, int] | None) -> None:
         """A coverage record for each UTC day that stays unknown, a month's at a time; what is said already is not."""
         unknown = missing(self.producer.position, wanted, self.behind.available_to_ns(), self.behind.live)
+        if within is not None:
+            unknown = list(common(IntervalSet(unknown), [within]))
         days = self.producer.position.unsaid(unknown, reason)
         for at in range(0, len(days), NOTED_DAYS_AT_ONCE):
             some = tuple(days[at : at + NOTED_DAYS_AT_ONCE])

@@ -78,6 +78,12 @@ class JobLedger:
         self._end(symbol, kind, wanted, error=reason)
         await self._part_ended(symbol, kind, wanted, reason=f"{kind} of {symbol}: {reason}")
 
+    def mend(self, symbol: str, kind: str, wanted: Wanted) -> None:
+        """What the vendor refused once, it gave: the error is over."""
+        job = self._board.jobs.get(_key(symbol, kind, wanted))
+        if job is not None and job.error:
+            self._show(wanted, attrs.evolve(job, error="", finished=True))
+
     def _end(self, symbol: str, kind: str, wanted: Wanted, *, error: str) -> None:
         job = self._board.jobs.get(_key(symbol, kind, wanted))
         if job is None:

@@ -37,7 +37,7 @@ class LiveView:
     settled_to_ns: int | None = None
     """Hours that end by then have settled; None: nothing is confirmed (`confirm = false`)."""
     not_yet: IntervalSet = NOTHING
-    """Quarantined a short while ago."""
+    """Quarantined a short while ago, or refused by the vendor: later."""
 
     @property
     def lower_ns(self) -> int:
@@ -61,8 +61,8 @@ def plan_live(position: Position, jobs: Sequence[Wanted], available_to_ns: int, 
         (standing, covered.missing(view.lower_ns, _until(view, first_ns))),
         (attrs.evolve(standing, quiet=True), _unconfirmed(position, view, view.lower_ns)),
     ]
-    for wanted, intervals in steps:
-        if intervals:
+    for wanted, every in steps:
+        if intervals := list(without(IntervalSet(every), view.not_yet)):
             return Work(wanted=wanted, intervals=tuple(first_of(intervals, WORK_NS_MAX)))
     return None
 
@@ -80,7 +80,7 @@ def _unconfirmed(position: Position, view: LiveView, from_ns: int) -> list[tuple
     open_ = IntervalSet(position.confirmed.missing(start_ns, view.settled_to_ns))
     if view.until_ns is not None and view.first_ns is not None:
         open_ = without(open_, [(view.until_ns, view.first_ns)])
-    return list(without(open_, view.not_yet))
+    return list(open_)
 
 
 def _until(view: LiveView, first_ns: int) -> int:

@@ -10,11 +10,12 @@ import pytest
 import trio
 
 from actors.downloader.live_watch import SilenceLimits
-from actors.downloader.memory import MemoryTicks, random_trades
+from actors.downloader.memory import MemoryHistory, MemoryTicks, random_trades
 from actors.downloader.memory_live import MemoryMarket, MemoryTime, StreamScript
 from actors.market.coverage import UNCONFIRMED_FINAL
 from runtime.clock import NS_PER_HOUR, NS_PER_MINUTE, NS_PER_S
-from tests.support.live import EUR, T0, World, check, events, physical, truth, walk
+from runtime.errors import PermanentSourceError
+from tests.support.live import EUR, T0, World, check, events, final, physical, truth, walk
 
 H, M = NS_PER_HOUR, NS_PER_MINUTE
 
@@ -204,3 +205,46 @@ async def test_relative_history_begins_back_from_the_markets_now(autojump_clock)
     await w.process(lambda: w.market.now_ns() > T0 + 10 * M)
     found = events(w.log)
     assert min(e.slice.from_ns for e in found if e.slice) // M in {(T0 - H) // M, (T0 - H) // M + 1}
+
+
+# --- hours that the vendor will not give
+
+
+async def test_an_hour_that_is_refused_for_good_stops_neither_gaps_nor_later_hours(autojump_clock):
+    bad = (T0, T0 + H)
+
+    @attrs.define(kw_only=True, eq=False)
+    class Refusing(MemoryHistory):
+        async def pages(self, symbol, kind, from_ns, to_ns):
+            if from_ns < bad[1] and bad[0] < to_ns and to_ns - from_ns > 30 * M:
+                raise PermanentSourceError("more rows in a minute than a slice holds")
+            async for page in MemoryHistory.pages(self, symbol, kind, from_ns, to_ns):
+                yield page
+
+    w = world(StreamScript(ends_ns=(T0 + 130 * M,)))
+    w.source = lambda source: Refusing(ticks=source.ticks, visible_to_ns=source.visible_to_ns, page_rows=700)
+    confirmed = (T0 + H, T0 + 2 * H)
+    await w.process(lambda: any(a <= confirmed[0] and confirmed[1] <= b for a, b in final(events(w.log))))
+    found = events(w.log)
+    assert not any(a < bad[1] and bad[0] < b for a, b in final(found))
+    have = {r: n for r, n in physical(found).items() if T0 - H <= r[0] < confirmed[1]}
+    whole = truth(w.market.ticks[EUR], T0 - H, confirmed[1])
+    assert sum(have.values()) == sum(whole.values()), "the hour keeps what live had"
+    assert "more rows in a minute" in w.board.jobs[f"history/{EUR}/quotes"].error, "and it is said"
+
+
+async def test_a_symbol_that_is_refused_altogether_is_not_hammered(autojump_clock):
+    asked: list[float] = []
+
+    @attrs.define(kw_only=True, eq=False)
+    class Refusing(MemoryHistory):
+        async def pages(self, symbol, kind, from_ns, to_ns):
+            asked.append(trio.current_time())
+            raise PermanentSourceError("403 NOT_AUTHORIZED")
+            yield
+
+    w = world()
+    w.source = lambda source: Refusing(ticks=source.ticks, visible_to_ns=source.visible_to_ns)
+    await w.process(lambda: w.market.now_ns() > T0 + 3 * H)
+    assert len(asked) <= 6
+    assert [e for e in events(w.log) if e.live], "the stream goes on"
