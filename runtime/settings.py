@@ -97,7 +97,7 @@ class PipelineSettings:
     data_dir: Path = _key(Path("data"), "directory")  # noqa: RUF009
     """Holds the log and the embedded databases: everything that was accepted. Delete it and all is downloaded anew."""
     symbols: tuple[str, ...] = _key(
-        ("C:EURUSD",),
+        ("C:EURUSD", "X:BTCUSD"),
         "",
         matches(
             r"C:[A-Z]{6}|X:[A-Z0-9]{4,20}",
@@ -141,11 +141,11 @@ class DownloaderSettings:
 
     vendors: tuple[str, ...] = _key(("polygon",), "", each_of("polygon", later=("dukascopy", "binance", "replay")))
     """Order of preference."""
-    live: bool = _key(False, "")
-    """True: the live stream beside history. A preview, off until its proofs are complete."""
-    confirm: bool = _key(False, "")
-    """With live: fetch every hour again when it has settled, so that gaps without a sign and late ticks are found.
-    False: for plans without history requests; then what came live is final."""
+    live: bool = _key(True, "")
+    """False: history only."""
+    confirm: bool = _key(True, "")
+    """Fetch every hour again when it has settled, so that gaps without a sign and late ticks are found. False: for
+    plans without history requests; then what came live is final."""
     settle_s: int = _key(1200, "s", whole(0, 86_400))
     """How long after its end an hour is expected to change; candles are final only afterwards."""
     history_from: str = _key("-2h", "time", instant())

@@ -48,9 +48,9 @@ def test_every_default_passes_its_own_rule(table):
 
 def test_the_default_names_only_what_exists():
     settings = Settings()
-    assert settings.pipeline.symbols == ("C:EURUSD",)
+    assert settings.pipeline.symbols == ("C:EURUSD", "X:BTCUSD")
     assert settings.downloader.kinds == ("quotes", "trades")
-    assert not settings.streams
+    assert settings.streams
     assert {name: sink.stores for name, sink in settings.sinks.items()} == {
         "timescale": ("quotes", "trades", "coverage"),
         "clickhouse": ("candles", "coverage"),
@@ -141,7 +141,7 @@ def test_a_recording_streams_only_when_it_is_played():
     assert _with(downloader=live).streams
     assert not _with(downloader=live, embedded={"recording": "r"}).streams
     assert _with(downloader=live, embedded={"recording": "r", "replay_speed": 500}).streams
-    assert not _with(embedded={"recording": "r", "replay_speed": 500}).streams
+    assert not _with(downloader={"live": False}, embedded={"recording": "r", "replay_speed": 500}).streams
 
 
 def test_the_stream_of_a_simulator_of_ones_own_is_where_its_rest_is():
