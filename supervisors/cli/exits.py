@@ -65,15 +65,20 @@ _MEANING: tuple[tuple[type[BaseException], Exit], ...] = (
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The single exceptions of a group, and what caused them; cancellations left out."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from leaves(inner)
-        return
-    if not isinstance(error, trio.Cancelled):
-        yield error
-    if error.__cause__ is not None and isinstance(error, HoldfastError):
-        yield from leaves(error.__cause__)
+    """The single exceptions of a group, and what caused them; cancellations left out. However deep it is nested."""
+    todo, seen = [error], set[int]()
+    while todo:
+        one = todo.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, BaseExceptionGroup):
+            todo.extend(reversed(one.exceptions))
+            continue
+        if one.__cause__ is not None and isinstance(one, HoldfastError):
+            todo.append(one.__cause__)
+        if not isinstance(one, trio.Cancelled):
+            yield one
 
 
 def decisive(error: BaseException) -> tuple[Exit, BaseException]:

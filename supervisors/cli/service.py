@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -26,12 +27,12 @@ from runtime.settings import Settings
 from supervisors.cli.reload import carry_out, compare
 from supervisors.engine.admin import Admin
 from supervisors.engine.events import Event, EventKind, Report, report_to
-from supervisors.engine.history import History, both
+from supervisors.engine.history import Entry, History, both, dump
 from supervisors.engine.watchdog import LoopHold
 
 HISTORY_FILE = "restarts.jsonl"
 """Below data_dir: the restart history, also of the processes before this one."""
-SAVE_S = 1.0
+SAVE_S, WRITE_LOOK_S = 1.0, 0.05
 EXTEND_EVERY_S, EXTEND_S = 10.0, 30.0
 LONG_HOLD_S = 1.0
 """A step that holds the loop for so long is a warning; shorter ones, on a busy machine, are information."""
@@ -41,28 +42,46 @@ SAY_HOLD_S = 10.0
 
 @attrs.define(kw_only=True, eq=False)
 class HistoryFile:
-    """The restart history and its file. Methods block: in a worker thread."""
+    """The restart history and its file."""
 
     disk: Disk
     path: Path
     history: History
     _saved: int = 0
+    _is_writing: bool = False
 
-    def load(self) -> None:
+    async def load(self) -> None:
         """Take over what an earlier process left; a broken line, or none at all, is no reason not to start."""
-        if self.disk.exists(self.path):
-            self.history.load(self.disk.read_bytes(self.path))
+        self.history.load(await trio.to_thread.run_sync(self._read))
 
-    def save(self) -> None:
-        """Write it when something is new. A disk that refuses is told about and asked again at the next change."""
-        changes = self.history.changes
+    def _read(self) -> bytes:
+        try:
+            return self.disk.read_bytes(self.path) if self.disk.exists(self.path) else b""
+        except OSError as exc:
+            structlog.stdlib.get_logger("supervisor").warning("restart_history_not_read", reason=str(exc))
+            return b""
+
+    async def save(self) -> None:
+        """Write it when something is new. A disk that refuses is told about and asked again at the next change.
+
+        May be cancelled: the write then goes on alone, and the next one waits for it.
+        """
+        while self._is_writing:  # noqa: ASYNC110
+            await trio.sleep(WRITE_LOOK_S)
+        changes, entries = self.history.changes, self.history.entries()  # the tree goes on recording meanwhile
         if changes == self._saved:
             return
+        self._is_writing = True
+        await trio.to_thread.run_sync(partial(self._write, entries), abandon_on_cancel=True)
+        self._saved = changes
+
+    def _write(self, entries: list[Entry]) -> None:
         try:
-            self.disk.write_atomic(self.path, self.history.dump())
+            self.disk.write_atomic(self.path, dump(entries))
         except OSError as exc:
             structlog.stdlib.get_logger("supervisor").warning("restart_history_not_saved", reason=str(exc))
-        self._saved = changes
+        finally:
+            self._is_writing = False
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -195,13 +214,13 @@ class Service:
     async def _keep_history(self) -> None:
         while True:
             await trio.sleep(SAVE_S)
-            await trio.to_thread.run_sync(self.history.save)
+            await self.history.save()
 
     async def close(self, outcome: str) -> None:
         """Note how it ended, and save."""
         self.history.history.note("pipeline", "process_ended", outcome)
         with trio.move_on_after(5.0, shield=True):
-            await trio.to_thread.run_sync(self.history.save, abandon_on_cancel=True)
+            await self.history.save()
 
 
 def signs_of_work(board: Board) -> object:
@@ -216,6 +235,6 @@ def signs_of_work(board: Board) -> object:
 async def open_history(disk: Disk, data_dir: Path, wall_ns: Callable[[], int], pid: int) -> HistoryFile:
     """The history of this data directory, with a note that this process has begun."""
     file = HistoryFile(disk=disk, path=data_dir / HISTORY_FILE, history=History(wall_ns))
-    await trio.to_thread.run_sync(file.load)
+    await file.load()
     file.history.note("pipeline", "process_started", f"pid {pid}")
     return file

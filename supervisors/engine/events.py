@@ -19,7 +19,7 @@ import structlog
 
 from runtime.board import Board
 from runtime.errors import ConfigError
-from supervisors.engine.exits import ExitKind, ExitReason, leaves
+from supervisors.engine.exits import LEAVES_TOLD_MAX, ExitKind, ExitReason, leaves
 
 LOGGER = "supervisor"
 
@@ -107,7 +107,7 @@ def report_to(board: Board) -> Report:
         if event.reason is not None:
             fields["reason"] = str(event.reason)
             if event.reason.kind is ExitKind.CRASHED and not _is_for_a_person(event.reason.error):
-                fields["exc_info"] = event.reason.error
+                fields["exc_info"] = _printable(event.reason.error)
         if event.is_quiet:
             log.debug(event.kind.value, **fields)
         elif event.kind in _CRITICAL:
@@ -125,3 +125,17 @@ def report_to(board: Board) -> Report:
 def _is_for_a_person(error: BaseException | None) -> bool:
     """Something to be mended outside, told in one line: a traceback would only hide it."""
     return error is not None and all(isinstance(leaf, ConfigError) for leaf in leaves(error))
+
+
+GROUP_DEPTH_MAX = 20
+
+
+def _printable(error: BaseException | None) -> BaseException | None:
+    """`error`, or what is inside as one flat group when it is nested too deep for Python to print."""
+    layer: list[BaseException] = [error] if error is not None else []
+    for _ in range(GROUP_DEPTH_MAX):
+        layer = [inner for one in layer if isinstance(one, BaseExceptionGroup) for inner in one.exceptions]
+        if not layer:
+            return error
+    inside = leaves(error)[:LEAVES_TOLD_MAX] if error is not None else []
+    return BaseExceptionGroup("nested too deep to be shown", inside) if inside else None

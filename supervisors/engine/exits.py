@@ -53,20 +53,44 @@ KILLED = ExitReason(ExitKind.KILLED)
 
 
 def leaves(error: BaseException) -> list[BaseException]:
-    """The single exceptions inside a group, cancellations left out."""
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
-    return [] if type(error) is trio.Cancelled else [error]  # a final class; isinstance would go through its ABCMeta
+    """The single exceptions inside a group, in its order, cancellations left out; however deep it is nested."""
+    if not isinstance(error, BaseExceptionGroup):
+        return (
+            [] if type(error) is trio.Cancelled else [error]
+        )  # a final class; isinstance would go through its ABCMeta
+    found: list[BaseException] = []
+    todo: list[BaseException] = [error]
+    while todo:  # no recursion: a group can be nested deeper than the stack is
+        one = todo.pop()
+        if isinstance(one, BaseExceptionGroup):
+            todo.extend(reversed(one.exceptions))
+        elif type(one) is not trio.Cancelled:
+            found.append(one)
+    return found
 
 
 LINE_CHARS_MAX = 400
+LEAVES_TOLD_MAX = 20
 
 
 def describe(error: BaseException) -> str:
-    """One bounded line for people: `OSError: no space`, several joined by `; `."""
-    texts = [f"{type(e).__name__}: {text}" if (text := str(e)) else type(e).__name__ for e in leaves(error)]
-    text = " ".join(("; ".join(texts) or repr(error)).split())
+    """One bounded line for people: `OSError: no space`, several joined by `; `. Whatever the error is, it has one."""
+    inner = leaves(error)
+    texts = [f"{type(e).__name__}: {text}" if (text := _text(e)) else type(e).__name__ for e in inner[:LEAVES_TOLD_MAX]]
+    return one_line("; ".join(texts) or type(error).__name__)
+
+
+def one_line(text: str) -> str:
+    """`text` bounded, without line breaks, and such that it can be written as UTF-8 (it may hold lone surrogates)."""
+    text = " ".join(text[: 10 * LINE_CHARS_MAX].encode("utf-8", "backslashreplace").decode().split())
     return text if len(text) <= LINE_CHARS_MAX else text[: LINE_CHARS_MAX - 1] + "…"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException as exc:  # noqa: BLE001 - a child's error must not end its supervisor by being described
+        return f"(its text cannot be made: {type(exc).__name__})"
 
 
 _LIKE_SHUTDOWN = (Shutdown, RestartIntensityExceeded)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Annotated
 
 import attrs
 import msgspec
 
 from runtime.clock import format_ns
 from supervisors.engine.events import Event, EventKind, Report
-from supervisors.engine.exits import leaves
+from supervisors.engine.exits import LEAVES_TOLD_MAX, leaves, one_line
 
 ENTRIES_PER_CHILD_MAX = 50
 CHILDREN_MAX = 500
@@ -26,7 +27,7 @@ KEPT = frozenset(EventKind) - {EventKind.STARTED, EventKind.STOPPED, EventKind.T
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of the history."""
 
-    at_ns: int
+    at_ns: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     path: str
     what: str
     reason: str = ""
@@ -69,7 +70,7 @@ class History:
             at_ns=self.wall_ns(),
             path=event.path,
             what=event.kind.value,
-            reason=str(event.reason) if event.reason else event.detail,
+            reason=one_line(str(event.reason) if event.reason else event.detail),
             trace=trace_hash(error) if error else "",
             attempt=event.attempt,
             delay_s=event.delay_s,
@@ -81,7 +82,7 @@ class History:
 
     def note(self, path: str, what: str, reason: str) -> None:
         """A fact about the process itself, such as its start: what happened between two of them is told apart."""
-        self._add(Entry(at_ns=self.wall_ns(), path=path, what=what, reason=reason))
+        self._add(Entry(at_ns=self.wall_ns(), path=path, what=what, reason=one_line(reason)))
         self.changes += 1
 
     def recent(self, last: int = 10) -> list[str]:
@@ -98,9 +99,9 @@ class History:
             lines.append(f"its last error <{traces[-1]}> was seen {traces.count(traces[-1])} times")
         return lines
 
-    def dump(self) -> bytes:
-        """Everything as JSON lines."""
-        return b"".join(msgspec.json.encode(e) + b"\n" for entries in self._entries.values() for e in entries)
+    def entries(self) -> list[Entry]:
+        """All of it as it is now, for `dump`; on the thread that records, which may go on while they are written."""
+        return [entry for kept in self._entries.values() for entry in kept]
 
     def load(self, data: bytes) -> int:
         """Take over an earlier process's history; lines that do not parse are dropped. Returns how many were."""
@@ -108,7 +109,7 @@ class History:
         for line in data.splitlines():
             try:
                 self._add(msgspec.json.decode(line, type=Entry))
-            except msgspec.MsgspecError:
+            except (ValueError, RecursionError):  # not JSON, not UTF-8, not an entry; or nested absurdly
                 dropped += 1
         return dropped
 
@@ -128,11 +129,17 @@ def both(*reports: Report) -> Report:
     return report
 
 
+def dump(entries: Iterable[Entry]) -> bytes:
+    """Everything as JSON lines."""
+    return b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries)
+
+
 def trace_hash(error: BaseException) -> str:
     """Eight hex digits of type and place (function names, no line numbers or values) of each error inside."""
     digest = hashlib.blake2b(digest_size=4)
-    for leaf in leaves(error):
-        digest.update(type(leaf).__qualname__.encode())
-        for frame in traceback.extract_tb(leaf.__traceback__):
-            digest.update(f"{frame.filename.rpartition('/')[2]}:{frame.name}".encode())
+    for leaf in leaves(error)[:LEAVES_TOLD_MAX]:
+        digest.update(type(leaf).__qualname__.encode("utf-8", "backslashreplace"))
+        for frame, _ in traceback.walk_tb(leaf.__traceback__):  # extract_tb would read the source files
+            code = frame.f_code
+            digest.update(f"{code.co_filename.rpartition('/')[2]}:{code.co_name}".encode("utf-8", "backslashreplace"))
     return digest.hexdigest()

@@ -10,7 +10,7 @@ from supervisors.engine import slot as states
 from supervisors.engine.admin import Admin
 from supervisors.engine.child import SupervisorSpec, check_tree
 from supervisors.engine.events import Report, report_to
-from supervisors.engine.exits import NORMAL, STOPPED, leaves
+from supervisors.engine.exits import NORMAL, STOPPED, describe, leaves
 from supervisors.engine.host import Host
 from supervisors.engine.life import Life
 from supervisors.engine.slot import Slot
@@ -122,6 +122,6 @@ def _outcome(error: BaseException) -> BaseException | None:
             return leaf
         if isinstance(leaf, Shutdown):
             return None
-    bug = InvariantViolation(f"the root supervisor crashed: {error!r}")
+    bug = InvariantViolation(f"the root supervisor crashed: {describe(error)}")
     bug.__cause__ = error
     return bug

@@ -17,7 +17,7 @@ from runtime.clock import VirtualClock
 from runtime.entropy import SeededEntropy
 from supervisors.engine.admin import Admin
 from supervisors.engine.child import AnySpec, ChildSpec, RestartIntensity, Strategy, SupervisorSpec, walk
-from supervisors.engine.events import Event, EventKind
+from supervisors.engine.events import Event, EventKind, Report
 from supervisors.engine.run import run_tree
 
 
@@ -75,6 +75,7 @@ class World:
         )
         self.trace: list[str] = []
         self.events: list[Event] = []
+        self.report: Report = self.events.append
         self.contexts: dict[str, ActorContext] = {}
         self.inboxes: dict[str, tuple] = {}
         self.start_script: dict[str, list] = defaultdict(list)
@@ -108,7 +109,7 @@ class World:
 
     async def run(self, spec: SupervisorSpec, **options: object) -> None:
         self.spec = spec
-        await run_tree(spec, seams=self.seams, stop=self.stop, report=self.events.append, admin=self.admin, **options)
+        await run_tree(spec, seams=self.seams, stop=self.stop, report=self.report, admin=self.admin, **options)
 
     @asynccontextmanager
     async def running(self, spec: SupervisorSpec, **options: object) -> AsyncIterator[trio.Nursery]:

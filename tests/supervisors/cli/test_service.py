@@ -42,7 +42,7 @@ async def test_the_history_is_found_by_the_next_process(seams) -> None:
     disk = MemoryDisk()
     disk.make_directory(Path("data"))
     first = await open_history(disk, Path("data"), seams.clock.wall_ns, 7)
-    first.save()
+    await first.save()
     second = await open_history(disk, Path("data"), seams.clock.wall_ns, 8)
     assert [line.split(" ", 1)[1] for line in second.history.recent()] == [
         "pipeline process_started pid 7",
@@ -58,9 +58,58 @@ async def test_a_disk_that_refuses_is_told_about_and_stops_nothing(seams) -> Non
     file = HistoryFile(disk=Full(), path=Path("data/x"), history=History(seams.clock.wall_ns))
     file.history.note("pipeline", "process_started", "")
     with structlog.testing.capture_logs() as logs:
-        file.save()
-        file.save()
+        await file.save()
+        await file.save()
     assert [record["event"] for record in logs] == ["restart_history_not_saved"]
+
+
+async def test_the_tree_may_record_while_the_history_is_being_written(seams) -> None:
+    """Entries are taken on the Trio thread: a dict that grows while a worker thread walks it would end the process."""
+    history = History(lambda: 0)
+
+    class Recording(MemoryDisk):
+        def write_atomic(self, path: Path, data: bytes) -> None:
+            history.note("pipeline/new", "actor_crashed", "meanwhile")
+            super().write_atomic(path, data)
+
+    disk = Recording()
+    disk.make_directory(Path("data"))
+    file = HistoryFile(disk=disk, path=Path("data/x"), history=history)
+    for number in range(100):
+        history.note(f"pipeline/{number}", "actor_crashed", "x")
+    await file.save()
+    assert disk.read_bytes(Path("data/x")).count(b"\n") == 100
+    await file.save()
+    assert disk.read_bytes(Path("data/x")).count(b"\n") == 101
+
+
+async def test_two_writes_of_the_history_never_overlap(autojump_clock, seams) -> None:
+    class Slow(MemoryDisk):
+        at_once = 0
+
+        def write_atomic(self, path: Path, data: bytes) -> None:
+            Slow.at_once += 1
+            assert Slow.at_once == 1
+            trio.from_thread.run(trio.sleep, 5)
+            Slow.at_once -= 1
+
+    file = HistoryFile(disk=Slow(), path=Path("x"), history=History(seams.clock.wall_ns))
+    file.history.note("pipeline", "one", "")
+    with trio.move_on_after(1) as gave_up:
+        await file.save()
+    assert gave_up.cancelled_caught
+    file.history.note("pipeline", "two", "")
+    await file.save()
+    assert Slow.at_once == 0
+
+
+@pytest.mark.parametrize("left", [b"\xff\n", rb'{"at_ns":1,"path":"\ud800","what":"x"}', b'{"x":' + b"[" * 100_000])
+async def test_a_history_that_cannot_be_read_is_no_reason_not_to_start(seams, left: bytes) -> None:
+    disk = MemoryDisk()
+    disk.make_directory(Path("data"))
+    disk.write_atomic(Path("data/restarts.jsonl"), left + b'\n{"at_ns":1,"path":"p","what":"kept"}\n')
+    file = await open_history(disk, Path("data"), seams.clock.wall_ns, 8)
+    assert [line.split(" ", 1)[1] for line in file.history.recent()] == ["p kept", "pipeline process_started pid 8"]
 
 
 async def test_each_hold_is_counted_and_a_name_said_at_most_once_in_a_while(autojump_clock, seams) -> None:

@@ -17,7 +17,7 @@ from supervisors.cli.main import main
 from supervisors.cli.status import lines
 from supervisors.engine.events import Event, EventKind
 from supervisors.engine.exits import ExitKind, ExitReason
-from supervisors.engine.history import History
+from supervisors.engine.history import History, dump
 
 
 class StoppedClock:
@@ -119,7 +119,7 @@ def test_the_last_restarts_are_told_also_when_nothing_runs(tmp_path, capsys):
     history.record(
         Event(kind=EventKind.CRASHED, path="pipeline/core/x", reason=reason, budget_left=2, decision="restart")
     )
-    (tmp_path / "restarts.jsonl").write_bytes(history.dump())
+    (tmp_path / "restarts.jsonl").write_bytes(dump(history.entries()))
     assert main(["status", "--set", f"pipeline.data_dir={tmp_path}", "--set", "health.listen=127.0.0.1:1"]) == 1
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "last ends and restarts:"
