@@ -210,7 +210,8 @@ class LiveGroup:
     def _tell_up(self, session: str, seam_ns: int, stream: LiveStream) -> None:
         refused = "; ".join(f"{symbol}: {why}" for symbol, why in sorted(stream.refused.items()))
         state = DependencyState.DOWN if refused else DependencyState.UP
-        self.ctx.board.dependency(self.name, state, reason=refused, now_ns=self.ctx.clock.wall_ns())
+        note = refused or f"live from {format_ns(seam_ns)} on"  # until then nothing moves, and people wonder
+        self.ctx.board.dependency(self.name, state, reason=note, now_ns=self.ctx.clock.wall_ns())
         self.ctx.log.info("live_session", stream=self.name, session=session, seam=format_ns(seam_ns), refused=refused)
 
     async def _wait_out(self, lost: SourceError | NotConnected) -> None:

@@ -36,6 +36,7 @@ def _plain(status: Mapping[str, Any], word: str) -> str:
         f"<h1>{escape(status['service'])} <span class='s {escape(word)}'>{escape(word)}</span></h1>",
         f"<small>now {escape(status['now'])}, running since {escape(status['started'])}, version "
         f"{escape(status['version'])}</small>",
+        f"<p class='note'>{escape(status['facts']['market'])}</p>" if "market" in status["facts"] else "",
         f"<ul>{reasons}</ul>" if reasons else "",
         _jobs(status),
         _consumers(status),

@@ -111,7 +111,7 @@ function showFlow(status) {
   const speed = clock && Math.abs(clock.rate - 1) > .01 ? 'market time runs at ' + clock.rate.toFixed(0) + 'x' : '';
   const sources = (feeds.length ? feeds : [vendor]).map(name => box(
     name === vendor ? vendor + (feeds.length > 1 ? ' history' : '') : name.slice(vendor.length + 1) + ' live',
-    mood(name), [known[name] && known[name].state === 'DOWN' ? 'down: ' + known[name].reason : '',
+    mood(name), [known[name] ? (known[name].state === 'DOWN' ? 'down: ' : '') + known[name].reason : '',
       name === vendor ? speed : '']));
   const middle = [box('durable log', log ? (log.error ? 'bad' : 'good') : 'warn',
     [log ? short(rate) + ' rows/s in' : 'not open yet', log ? log.error || bytes(log.bytes) : ''])];
@@ -143,6 +143,8 @@ function show(status) {
   $('since').textContent = 'now ' + status.now.slice(0, 19).replace('T', ' ') + ' UTC, running since '
     + status.started.replace('T', ' ').replace('Z', '');
   $('version').textContent = 'version ' + status.version;
+  $('market').hidden = !status.facts.market;
+  $('market').textContent = status.facts.market || '';
   $('reasons').replaceChildren(...status.reasons.map(reason => element('li', reason)));
   showMoving(status);
   showFlow(status);

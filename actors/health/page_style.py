@@ -53,6 +53,7 @@ td{overflow-wrap:anywhere}td:first-child{overflow-wrap:normal}td.n{text-align:ri
 .bar i{display:block;height:100%;background:var(--good)}
 progress{width:100%;min-width:5rem;height:.8rem;accent-color:var(--good)}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:0;max-height:16rem;overflow:auto;font-size:.8rem}
+.note{margin:0 0 .8rem;padding:.4rem .8rem;border-left:4px solid var(--warn);background:var(--card)}
 #reasons{margin:0 0 .8rem;padding:.6rem .8rem .6rem 1.8rem;border:1px solid var(--warn);border-radius:8px;
 background:var(--card)}#reasons:empty{display:none}
 @media(max-width:46rem){body{padding:.5rem}.grid{grid-template-columns:1fr}.flow{flex-direction:column}
@@ -62,6 +63,7 @@ background:var(--card)}#reasons:empty{display:none}
 SHELL = """
 <div id="live" hidden>
 <header><h1 id="service"></h1><span id="word" class="s"></span><span class="dim" id="since"></span></header>
+<p id="market" class="note" hidden></p>
 <ul id="reasons"></ul>
 <section aria-label="Is data moving"><div class="moving-row"><div>
 <div><span id="pulse" class="pulse"></span> <span id="moving" role="status"></span></div>

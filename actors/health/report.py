@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from actors.health.probes import Probes
-from runtime.board import Board
+from runtime.board import Board, ChildState
 from runtime.clock import Clock, format_ns
 from runtime.mailbox import Mailbox
 from runtime.settings import redact_dsn
@@ -47,13 +47,24 @@ def report(probes: Probes, about: About, board: Board, clock: Clock) -> dict[str
         },
         "tree": [
             {**attrs.asdict(child), "progress_age_s": board.progress_age_s(child.path.rpartition("/")[2], now_s)}
-            for child in board.children.values()
+            for child in _in_tree_order(board.children)
         ],
         "mailboxes": [_mailbox(inbox) for inbox in probes.inboxes.values()],
         "endpoints": {name: redact_dsn(url) for name, url in board.endpoints.items()},
         "facts": dict(board.facts),
         "events": [redact_dsn(event) for event in list(board.events)[-EVENTS_MAX:]],
     }
+
+
+def _in_tree_order(children: Mapping[str, ChildState]) -> list[ChildState]:
+    """Parents before their children, which reported first, and siblings in the order in which they did."""
+    seen: dict[str, int] = {}
+    keys: dict[str, tuple[int, ...]] = {}
+    for path in children:
+        names = path.split("/")
+        prefixes = ["/".join(names[: n + 1]) for n in range(len(names))]
+        keys[path] = tuple(seen.setdefault(prefix, len(seen)) for prefix in prefixes)
+    return sorted(children.values(), key=lambda child: keys[child.path])
 
 
 def _job(fields: dict[str, Any]) -> dict[str, Any]:

@@ -130,6 +130,20 @@ async def test_status_has_everything_but_no_password(ask):
     assert "hunter2" not in answer.text
 
 
+async def test_the_tree_tells_parents_before_their_children_whoever_reported_first(ask, board):
+    board.children.clear()
+    for path in ("p", "p/core/storage/buffer", "p/core/storage", "p/flow", "p/core", "p/core/storage/other"):
+        board.children[path] = ChildState(path=path, state="RUNNING")
+    told = [child["path"] for child in (await ask("GET", "/api/status")).json()["tree"]]
+    assert told == ["p", "p/core", "p/core/storage", "p/core/storage/buffer", "p/core/storage/other", "p/flow"]
+
+
+async def test_simulated_prices_are_called_so(ask, board):
+    assert "SIMULATED" not in (await ask("GET", "/")).text
+    board.facts["market"] = "SIMULATED <prices>"
+    assert "SIMULATED &lt;prices&gt;" in (await ask("GET", "/")).text
+
+
 async def test_the_page_shows_what_is_there_and_escapes_it(ask):
     text = (await ask("GET", "/")).text
     for word in ("holdfast", "healthy", "C:EURUSD quotes", "1,234", "25.0 %", "bridge.timescale", "&lt;script&gt;"):
