@@ -170,6 +170,15 @@ class Board:
         """Remember that `actor` did work at monotonic `now_s`."""
         self._progress_s[actor] = now_s
 
+    def backlog_bytes(self) -> int:
+        """How far the slowest reader of the log is behind its end, of those whose database is not down."""
+        end = self.log.end_position if self.log is not None else 0
+        return max((end - at.committed_position for who, at in self.consumers.items() if self._works(who)), default=0)
+
+    def _works(self, consumer: str) -> bool:
+        dependency = self.dependencies.get(consumer.removeprefix("bridge."))
+        return dependency is None or dependency.state is not DependencyState.DOWN
+
     def progress_age_s(self, actor: str, now_s: float) -> float | None:
         """Seconds since `actor` last did work; None if it never did."""
         at = self._progress_s.get(actor)

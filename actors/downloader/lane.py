@@ -29,6 +29,10 @@ from runtime.errors import NotConnected, PermanentSourceError
 FLUSH_S_MAX = 10.0
 BUFFER_RETRY_S = 1.0
 SHED_RETRY_S = 1.0
+BACKLOG_LOOK_S = 0.1
+BACKLOG_BYTES_MAX = 64 * 1024 * 1024
+"""Of the log that a working reader may be behind (a few million rows). Decoding more would only take the processor from
+it, and from what is live; a database that is down holds nobody up: for that the log is there."""
 NOTED_DAYS_AT_ONCE = 31
 """Of `missing` records in one group."""
 
@@ -212,7 +216,7 @@ class Lane:
         ready = cutter.push(page)
         if not ready:
             return
-        await self._wait_for_space()
+        await self._wait_for_room()
         feed = self.feed
 
         def is_final(piece: Slice) -> bool:
@@ -227,11 +231,15 @@ class Lane:
         await self.producer.flush()
         self.ctx.progress()
 
-    async def _wait_for_space(self) -> None:
-        """A disk that fills up sheds history first: it can be downloaded again."""
+    async def _wait_for_room(self) -> None:
+        """A disk that fills up sheds history first: it can be downloaded again. And readers that work come first."""
         while (state := self.ctx.board.log) is not None and state.shed_backfill:
             with self.ctx.waiting("space on the disk"):
                 await trio.sleep(SHED_RETRY_S)
+            self.ctx.progress()
+        while self.ctx.board.backlog_bytes() > BACKLOG_BYTES_MAX:
+            with self.ctx.waiting("readers of the log"):
+                await trio.sleep(BACKLOG_LOOK_S)
             self.ctx.progress()
 
     async def _append_slice(self, wanted: Wanted, framed: Framed, *, confirms: bool) -> None:

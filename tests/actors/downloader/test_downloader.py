@@ -18,7 +18,7 @@ from actors.downloader.jobs import BackfillJob, HistoryJob
 from actors.downloader.lane import DownloadLimits
 from actors.downloader.memory import Fault, MemoryHistory, MemoryTicks, faults_in_order, no_ticks
 from runtime.backoff import Backoff
-from runtime.board import DependencyState, LogState
+from runtime.board import ConsumerState, DependencyState, LogState
 from runtime.clock import NS_PER_HOUR, NS_PER_MINUTE, NS_PER_S, VirtualClock
 from runtime.errors import LogError
 from runtime.log.appender import Appender
@@ -339,6 +339,32 @@ async def test_a_disk_that_fills_up_sheds_history_until_there_is_space_again(kit
     async with trio.open_nursery() as nursery:
         nursery.start_soon(free)
         await rig.run_idle()
+    assert kit.stored(rig.log, PRODUCER) == kit.as_counter(ticks, kit.T0, end)
+
+
+@pytest.mark.parametrize(("database", "waits"), [(DependencyState.UP, True), (DependencyState.DOWN, False)])
+async def test_history_waits_for_readers_that_work_and_for_no_database_that_is_down(
+    kit, autojump_clock, database, waits
+):
+    ticks = kit.make_ticks(8, kit.T0, kit.T0 + NS_PER_HOUR, 1_000)
+    rig, end = one(kit, ticks, hours=1)
+    far = LogState(log_id="l", end_position=1 << 40, bytes=0, segments=1, records_accepted=0)
+    early = []
+
+    async def read_on():
+        await trio.lowlevel.checkpoint()  # the incarnation has its board
+        rig.board.dependency("timescale", database)
+        rig.board.consumers["bridge.timescale"] = ConsumerState(committed_position=0, verified_position=0)
+        while rig.board.log is None:
+            rig.board.log = far
+            await trio.sleep(600)
+        early.extend(rig.log.drafts)
+        rig.board.consumers["bridge.timescale"] = ConsumerState(committed_position=1 << 40, verified_position=0)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_on)
+        await rig.run_idle()
+    assert bool(early) is not waits
     assert kit.stored(rig.log, PRODUCER) == kit.as_counter(ticks, kit.T0, end)
 
 
