@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.abc import MetaPathFinder
+from typing import NoReturn
 
 import attrs
 import pyarrow as pa
@@ -22,7 +23,7 @@ from runtime.actor import Seams, offload_to_thread
 from runtime.board import Board
 from runtime.clock import SystemClock
 from runtime.entropy import SystemEntropy
-from runtime.errors import ConfigError, InvariantViolation, LogSyncFailed, UnstoppableChild
+from runtime.errors import ConfigError, InvariantViolation, LogSyncFailed
 from runtime.notify import Notifier
 from runtime.ratelimit import BudgetLimits
 from runtime.settings import Settings, resolve_interval
@@ -39,6 +40,10 @@ from supervisors.tree import Parts, Plan, build_spec, open_parts
 
 SHUTDOWN_S = 60.0
 """Whole ordered stop: intake, flow, storage, servers. systemd's TimeoutStopSec must be longer."""
+CLOSE_S = 8.0
+"""For the log's last sync after it. All limits of a stop together stay below systemd's TimeoutStopSec."""
+WRITER = "buffer"
+"""The one actor that writes the log."""
 IDLE_LOOK_S = 0.05
 """The board is looked at, not waited for: nobody may depend on it, so it wakes nobody."""
 M_ARENA_MAX = -8
@@ -155,6 +160,7 @@ async def _main(settings: Settings, mode: RunMode, reread: Callable[[], Settings
     check_runnable(settings, seams.clock.wall_ns())
     notifier = Notifier.from_environment(os.environ)
     parts = await trio.to_thread.run_sync(partial(open_parts, settings, plan, seams))
+    admin = Admin()
     try:
         _log_to_file(settings, seams, mode)
         restarts = await open_history(parts.disk, settings.pipeline.data_dir, seams.clock.wall_ns, os.getpid())
@@ -163,18 +169,37 @@ async def _main(settings: Settings, mode: RunMode, reread: Callable[[], Settings
             clock=seams.clock,
             metrics=seams.metrics,
             notifier=notifier,
-            admin=Admin(),
+            admin=admin,
             history=restarts,
             settings=settings,
             use=partial(_use, parts, mode),
             reread=reread,
         )
         return await _run_noted(parts, mode, service)
+    except BaseException as exc:
+        if stuck := admin.leftovers():
+            await _close(parts, stuck)
+            _leave(stuck, exc)
+        raise
     finally:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 10.0):
-            await trio.to_thread.run_sync(parts.log.close)
-        parts.listener.close()
-        parts.endpoints.sync({})
+        await _close(parts, ())
+
+
+async def _close(parts: Parts, stuck: tuple[str, ...]) -> None:
+    """Sync and release what is ours, within a time limit: a hanging disk must not keep the process."""
+    if not any(path.endswith(f"/{WRITER}") for path in stuck):  # one that hangs may be writing; a crash loses nothing
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
+            await trio.to_thread.run_sync(parts.log.close, abandon_on_cancel=True)
+    parts.listener.close()
+    parts.endpoints.sync({})
+
+
+def _leave(stuck: tuple[str, ...], error: BaseException) -> NoReturn:
+    """By force: with a task that does not end `trio.run` could not return. What went wrong first decides the code."""
+    code, one = decisive(error)
+    sys.stderr.write(f"pipeline: {describe(one)}\npipeline: leaving by force, not stopped: {', '.join(stuck)}\n")
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _use(parts: Parts, mode: RunMode, settings: Settings) -> None:
@@ -229,22 +254,16 @@ async def _run_tree(parts: Parts, mode: RunMode, service: Service) -> int:
             nursery.start_soon(_stop_when_idle, parts, service.stop)
         else:
             nursery.start_soon(_say_when_healthy, parts)
-        try:
-            await run_tree(
-                build_spec(parts.settings, parts, test_mode=mode.test_mode),
-                seams=parts.seams,
-                stop=service.stop,
-                shutdown_deadline_s=SHUTDOWN_S,
-                fatal=FATAL,
-                report=service.report(),
-                admin=service.admin,
-                ready=service.ready,
-            )
-        except UnstoppableChild as exc:  # its task still lives, so trio.run could not return
-            sys.stderr.write(f"pipeline: {exc}\n")
-            sys.stderr.flush()
-            await service.close(f"exit {int(Exit.SOFTWARE)}: {exc}")
-            os._exit(Exit.SOFTWARE)
+        await run_tree(
+            build_spec(parts.settings, parts, test_mode=mode.test_mode),
+            seams=parts.seams,
+            stop=service.stop,
+            shutdown_deadline_s=SHUTDOWN_S,
+            fatal=FATAL,
+            report=service.report(),
+            admin=service.admin,
+            ready=service.ready,
+        )
         nursery.cancel_scope.cancel(reason="the tree has ended")
     return _verdict(parts.seams.board, mode)
 

@@ -33,6 +33,8 @@ from supervisors.engine.watchdog import LoopHold
 HISTORY_FILE = "restarts.jsonl"
 """Below data_dir: the restart history, also of the processes before this one."""
 SAVE_S, WRITE_LOOK_S = 1.0, 0.05
+CLOSE_S = 4.0
+"""For the last save of the history."""
 EXTEND_EVERY_S, EXTEND_S = 10.0, 30.0
 LONG_HOLD_S = 1.0
 """A step that holds the loop for so long is a warning; shorter ones, on a busy machine, are information."""
@@ -219,7 +221,7 @@ class Service:
     async def close(self, outcome: str) -> None:
         """Note how it ended, and save."""
         self.history.history.note("pipeline", "process_ended", outcome)
-        with trio.move_on_after(5.0, shield=True):
+        with trio.move_on_after(CLOSE_S, shield=True):
             await self.history.save()
 
 

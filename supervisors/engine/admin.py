@@ -91,6 +91,10 @@ class Admin:
         """The ordered stop of the whole tree has begun."""
         return self._host is not None and self._host.stop_asked.is_set()
 
+    def leftovers(self) -> tuple[str, ...]:
+        """After the tree has ended: paths of the children that did not. Then only leaving the process ends them."""
+        return self._host.leftovers() if self._host is not None and self.is_stopping else ()
+
     def path_of(self, child_id: str) -> str | None:
         """Where the child with this id is in the tree, running or not."""
         supervisors = self._host.supervisors.values() if self._host is not None else ()

@@ -137,6 +137,12 @@ class Host:
         for life in tuple(self.lives):
             life.force("the shutdown deadline is near")
 
+    def leftovers(self) -> tuple[str, ...]:
+        """After `close`: paths of the children that did not end. While there is one, `trio.run` cannot return."""
+        if self._kids is None or self._closed.is_set():
+            return ()
+        return tuple(sorted({task.name for task in self._kids.child_tasks}))
+
     async def close(self) -> None:
         """Leave the nursery; a child that did not stop keeps it, then this returns without it."""
         self._release.set()

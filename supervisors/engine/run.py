@@ -39,10 +39,12 @@ async def run_tree(  # noqa: PLR0913 - the one entry point: its options are the 
 
     Raises:
         RestartIntensityExceeded, StartFailed: the root gave up or did not come up (exit 75).
-        UnstoppableChild: a child would not end (exit 70). Its task still lives, so `trio.run` could not return:
-            leave the process with `os._exit`.
+        UnstoppableChild: a child would not end, and nothing worse happened before (exit 70).
         one of `fatal`, KeyboardInterrupt, SystemExit: a child raised it; the rest was stopped in order first.
         ConfigError: actor ids are not unique in the tree.
+
+    Whatever it raises: when `admin.leftovers()` is not empty, tasks still live that keep `trio.run` from returning.
+    Leave the process with `os._exit` then.
     """
     check_tree(spec)
     report = report_to(seams.board) if report is None else report
@@ -91,6 +93,8 @@ async def _run(spec: SupervisorSpec, host: Host, ready: trio.Event) -> None:
             host.error = _outcome(root.exit.error)
     finally:
         await host.close()
+        if host.error is None and (names := host.leftovers()):
+            host.error = UnstoppableChild(f"{', '.join(names)} did not end")
 
 
 async def _wait_until_over(root: Life, slot: Slot, host: Host, ready: trio.Event) -> None:

@@ -223,7 +223,32 @@ def test_an_unstoppable_child_is_named_the_rest_stops_and_the_process_leaves_wit
     said = run.cli("status")
     assert said.returncode == 1
     assert "pipeline/rogues/swallows actor_unstoppable" in said.stdout
-    assert "process_ended exit 70: pipeline/rogues/swallows did not stop" in said.stdout
+    assert "process_ended exit 70: UnstoppableChild: pipeline/rogues/swallows did not stop" in said.stdout
+
+
+def test_a_fatal_error_first_and_an_unstoppable_child_after_it_still_end_the_process(run) -> None:
+    run.start("swallows,loses")
+    run.manager.wait_for("READY=1")
+    began = time.monotonic()
+    assert run.wait(30) == 74, "the first error decides"
+    assert time.monotonic() - began < 15
+    run.manager.listen(0.5)
+    assert any("STOPPING=1" in text for _, text in run.manager.heard)
+    assert "rogues.py" in run.named("actor_unstoppable")["pipeline/rogues/swallows"]["detail"]
+    assert {"pipeline/core/storage/buffer", "pipeline/health"} <= run.named("actor_stopped").keys()
+    out = (run.folder / "out").read_text()
+    assert "pipeline: LogSyncFailed: fdatasync: input/output error\n" in out
+    assert "leaving by force, not stopped: pipeline/rogues/swallows\n" in out
+    assert "process_ended exit 74: LogSyncFailed: fdatasync" in run.cli("status").stdout
+    assert run.cli("log", "verify").returncode == 0
+
+
+def test_control_without_knowing_what_is_left_the_process_stays(run) -> None:
+    run.start("swallows,loses,blind")
+    run.manager.wait_for("READY=1")
+    with pytest.raises(subprocess.TimeoutExpired):
+        run.wait(15)
+    assert "pipeline/rogues/swallows" in run.named("actor_unstoppable")
 
 
 def test_the_restart_history_outlives_the_process_and_status_explains_it(run) -> None:
@@ -278,11 +303,13 @@ def test_the_unit_is_accepted_by_systemd_analyze(tmp_path) -> None:
 def test_the_unit_keeps_what_the_program_promises() -> None:
     """Numbers and codes that stand in two places."""
     from supervisors.cli.exits import Exit
-    from supervisors.cli.run import SHUTDOWN_S
+    from supervisors.cli import run, service
+    from supervisors.engine.run import OVERTIME_S
 
     values = dict(line.split("=", 1) for line in UNIT.read_text().splitlines() if "=" in line and line[0] not in "#[")
     assert values["Type"] == "notify-reload"
-    assert float(values["TimeoutStopSec"]) > SHUTDOWN_S
+    longest_s = run.SHUTDOWN_S + OVERTIME_S + service.CLOSE_S + run.CLOSE_S
+    assert float(values["TimeoutStopSec"]) > longest_s
     assert int(values["RestartPreventExitStatus"]) == Exit.CONFIG
     assert float(values["WatchdogSec"]) > 2 * 25  # the longest grace of an actor, twice
 

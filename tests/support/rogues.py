@@ -14,6 +14,8 @@ import trio
 
 import supervisors.cli.run as run_module
 from runtime.actor import ActorContext
+from runtime.errors import LogSyncFailed
+from supervisors.engine.admin import Admin
 from supervisors.cli.main import main
 from supervisors.engine.child import ChildSpec, RestartIntensity, Strategy, SupervisorSpec
 
@@ -69,10 +71,29 @@ class LeaksNursery:
         await ctx.drain_requested.wait()
 
 
-KINDS = {"swallows": Swallows, "blocks": Blocks, "cleanup": FailsInCleanup, "group": RaisesGroup, "leaks": LeaksNursery}
+class LosesDisk:
+    """Ends with the error after which the process must stop, with a code of its own."""
+
+    async def run(self, ctx: ActorContext) -> None:
+        ctx.ready()
+        await trio.sleep(1)
+        raise LogSyncFailed("fdatasync: input/output error")
+
+
+KINDS = {
+    "loses": LosesDisk,
+    "swallows": Swallows,
+    "blocks": Blocks,
+    "cleanup": FailsInCleanup,
+    "group": RaisesGroup,
+    "leaks": LeaksNursery,
+}
 
 
 def plant(kinds: list[str]) -> None:
+    if "blind" in kinds:  # a process that does not know what it leaves behind
+        kinds.remove("blind")
+        Admin.leftovers = lambda self: ()
     build = run_module.build_spec
     specs = tuple(ChildSpec(kind, KINDS[kind], shutdown_grace_s=0.5, cancel_grace_s=0.5) for kind in kinds)
     rogues = SupervisorSpec("rogues", Strategy.ONE_FOR_ONE, specs, RestartIntensity(restarts_max=5, period_s=60.0))
