@@ -191,8 +191,15 @@ def _coverage(settings: Settings, span_ns: tuple[int, int] | None) -> list[Cover
         times = f"{ns.format('from_ts', 'from_ns')}, {ns.format('to_ts', 'to_ns')}"
         sql = f"SELECT symbol, kind, {times}, status, reason FROM coverage_latest"
         table = query_clickhouse.query(address_of(settings, name), sql)
-    wanted = {(symbol, kind) for symbol in settings.pipeline.symbols for kind in settings.downloader.kinds}
+    wanted = wanted_kinds(settings.pipeline.symbols, settings.downloader.kinds)
     return coverage_lines([tuple(row.values()) for row in table.to_pylist()], wanted, span_ns)
+
+
+def wanted_kinds(symbols: Sequence[str], kinds: Sequence[str]) -> set[tuple[str, str]]:
+    """(symbol, kind) of what is asked for: a symbol has only the kinds of its class (no trades of a currency pair)."""
+    from actors.market.symbols import parse_symbol
+
+    return {(symbol, kind) for symbol in symbols for kind in kinds if kind in parse_symbol(symbol).kinds}
 
 
 Record = tuple[str, str, int, int, str, str]

@@ -10,7 +10,7 @@ import pytest
 from actors.bridge.conservation import LedgerLine, LedgerReport
 from actors.bridge.port import Unaudited
 from runtime.clock import parse_instant_ns
-from supervisors.cli.verify import assemble, coverage_lines, lines
+from supervisors.cli.verify import assemble, coverage_lines, lines, wanted_kinds
 
 MONDAY = parse_instant_ns("2014-05-05T00:00Z")
 H = 3600 * 10**9
@@ -127,3 +127,8 @@ def test_many_holes_are_counted_not_listed():
     text = "\n".join(lines(assemble("l", [report()], coverage_lines(records, WANTED, None), asked=False)))
     assert text.count("not fetched") == 20
     assert "and 9 more (--json gives all)" in text
+
+
+def test_a_kind_that_a_symbol_does_not_have_is_not_missed():
+    wanted = wanted_kinds(("C:EURUSD", "X:BTCUSD"), ("quotes", "trades"))
+    assert wanted == {("C:EURUSD", "quotes"), ("X:BTCUSD", "trades")}
