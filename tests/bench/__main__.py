@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import history_run, live_delivery, log_reading, log_writer, supervision
+from tests.bench import history_run, live_delivery, live_run, log_reading, log_writer, supervision
 from tests.bench.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHES: dict[str, Callable[[], Iterator[Figure]]] = {
     "history_run": history_run.figures,
     "live_delivery": live_delivery.figures,
+    "live_run": live_run.figures,
     "supervision": supervision.figures,
     "log_writer": log_writer.figures,
     "log_reading": log_reading.figures,

@@ -14,13 +14,18 @@ class Figure:
     unit: str
     anchor: str
     anchor_value: float
+    paired: float | None = None
+    """Median of the ratios of many short blocks in turn: what else the machine does hits both sides of a block alike,
+    so it says more than the quotient of the two values."""
 
     @property
     def ratio(self) -> float:
-        return self.value / self.anchor_value
+        return self.value / self.anchor_value if self.paired is None else self.paired
 
     def as_json(self) -> dict[str, object]:
-        return {**attrs.asdict(self), "ratio": self.ratio}
+        fields = attrs.asdict(self)
+        del fields["paired"]
+        return {**fields, "ratio": self.ratio}
 
     def line(self) -> str:
         return (

@@ -97,10 +97,10 @@ def wait_for(health: str, condition: object, timeout_s: float = 120) -> None:
     raise TimeoutError(json.dumps(httpx.get(f"{health}/api/status").json(), indent=1))
 
 
-def cpu_seconds(pipeline: Pipeline) -> dict[str, float]:
+def cpu_seconds(pipeline: Pipeline, names: tuple[str, ...] = ("postgres", "clickhouse", "market")) -> dict[str, float]:
     assert pipeline.process is not None
     pids = {"pipeline": pipeline.process.pid}
-    pids |= {name: pipeline.embedded_pid(name) for name in ("postgres", "clickhouse", "market")}
+    pids |= {name: pipeline.embedded_pid(name) for name in names}
     out = {}
     for name, pid in pids.items():
         process = psutil.Process(pid)

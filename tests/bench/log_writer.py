@@ -10,7 +10,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import attrs
@@ -30,7 +29,8 @@ from runtime.log.types import FrameDraft, GroupDraft
 from runtime.mailbox import Mailbox
 from tests.bench.figure import Figure
 
-SLICES = 10
+BLOCK = 8
+"""Commits in turn: short, so that what else the machine does hits both sides."""
 SEGMENT = 64 << 20
 
 
@@ -126,110 +126,129 @@ class Raw:
 
 
 def figures() -> Iterator[Figure]:
-    for groups, size, per_slice in ((1, 65_536, 40), (8, 65_536, 25), (1, 26_000, 40)):
-        yield from synchronous(groups, size, per_slice)
-    yield from through_trio()
+    for groups, size, rounds in ((1, 65_536, 60), (8, 65_536, 40), (1, 26_000, 60)):
+        yield from synchronous(groups, size, rounds)
+    yield from through_trio(1, 30)
+    yield from through_trio(16, 10)
 
 
-def synchronous(groups: int, size: int, per_slice: int) -> Iterator[Figure]:
+class Turns:
+    """Seconds per commit of several sides that take turns in short blocks, in random order."""
+
+    def __init__(self, *names: str) -> None:
+        self.blocks: dict[str, list[list[float]]] = {name: [] for name in names}
+
+    def all(self, name: str) -> list[float]:
+        return [s for block in self.blocks[name] for s in block]
+
+    def paired(self, name: str, anchor: str) -> float:
+        """Median over the rounds of anchor's median / ours: 1 = as fast."""
+        both = zip(self.blocks[name], self.blocks[anchor], strict=True)
+        return statistics.median(statistics.median(b) / statistics.median(a) for a, b in both)
+
+    def median(self, side: str, other: str, **words: str) -> Figure:
+        rate, anchor_rate = (1 / statistics.median(self.all(n)) for n in (side, other))
+        return Figure(value=rate, anchor_value=anchor_rate, paired=self.paired(side, other), **words)  # type: ignore[arg-type]
+
+    def p99(self, side: str, other: str, **words: str) -> Figure:
+        ours, raw = (p99(self.all(n)) * 1e6 for n in (side, other))
+        return Figure(value=ours, anchor_value=raw, unit="us", **words)  # type: ignore[arg-type]
+
+
+def synchronous(groups: int, size: int, rounds: int) -> Iterator[Figure]:
     folder = Path(tempfile.mkdtemp(prefix="holdfast-bench-", dir=os.environ.get("HOLDFAST_BENCH_DIR")))
     body = random.randbytes(size)
     ours = Ours(open_log(folder / "log"), body, groups)
     raw = Raw(folder, [body + bytes(176)] * groups)  # what a group of this size takes on disk
-    raw.prepare(SLICES * per_slice)
+    raw.prepare(rounds * BLOCK)
     ours.start()
-    times: dict[str, list[float]] = {"ours": [], "raw": []}
+    turns = Turns("ours", "raw")
     try:
-        for _ in range(SLICES):
+        for _ in range(rounds):
             for name, side in random.sample([("ours", ours), ("raw", raw)], 2):
-                times[name] += [side.one() for _ in range(per_slice)]
+                turns.blocks[name].append([side.one() for _ in range(BLOCK)])
     finally:
         ours.close()
         raw.close()
         shutil.rmtree(folder)
     name = f"log_sync_{size // 1000}k_x{groups}"
-    unit, anchor = "commits/s", "raw append + fdatasync, same preallocation"
-    # The mean counts everything, segment changes too; one slow sync of the disk moves it, so the median beside it.
+    words = {"unit": "commits/s", "anchor": "raw append + fdatasync, same preallocation"}
+    yield turns.median("ours", "raw", name=f"{name}_median", **words)
+    # The mean counts everything, segment changes too; but one slow sync of the disk moves it.
     yield Figure(
         name=f"{name}_mean",
-        value=len(times["ours"]) / sum(times["ours"]),
-        unit=unit,
-        anchor=anchor,
-        anchor_value=len(times["raw"]) / sum(times["raw"]),
+        value=1 / statistics.mean(turns.all("ours")),
+        anchor_value=1 / statistics.mean(turns.all("raw")),
+        unit=words["unit"],
+        anchor=words["anchor"],
     )
-    yield Figure(
-        name=f"{name}_median",
-        value=1 / statistics.median(times["ours"]),
-        unit=unit,
-        anchor=anchor,
-        anchor_value=1 / statistics.median(times["raw"]),
-    )
-    yield Figure(
-        name=f"{name}_p99",
-        value=p99(times["ours"]) * 1e6,
-        unit="us",
-        anchor="raw p99",
-        anchor_value=p99(times["raw"]) * 1e6,
-    )
+    yield turns.p99("ours", "raw", name=f"{name}_p99", anchor="raw p99")
 
 
 def p99(times: list[float]) -> float:
     return sorted(times)[int(len(times) * 0.99)]
 
 
-def through_trio() -> Iterator[Figure]:
-    """One producer and sixteen, through mailbox and worker thread; 64 KiB each."""
-    for producers in (1, 16):
-        ours, raw = [], []
-        for _ in range(4):
-            folder = Path(tempfile.mkdtemp(prefix="holdfast-bench-", dir=os.environ.get("HOLDFAST_BENCH_DIR")))
-            body = random.randbytes(65_536)
-            try:
-                ours += trio.run(partial(trio_slice, folder / "log", body, producers, 160 // producers + 40))
-                anchor = Raw(folder, [body + bytes(176)])
-                anchor.prepare(100)
-                raw += [anchor.one() for _ in range(100)]
-                anchor.close()
-            finally:
-                shutil.rmtree(folder)
-        value = 1 / statistics.median(ours) if producers == 1 else producers / statistics.mean(ours)
-        yield Figure(
-            name=f"log_trio_{producers}_producers",
-            value=value,
-            unit="groups/s",
-            anchor="raw append + fdatasync, one after the other",
-            anchor_value=1 / statistics.median(raw),
-        )
-        yield Figure(
-            name=f"log_trio_{producers}_p99",
-            value=p99(ours) * 1e6,
-            unit="us",
-            anchor="raw p99",
-            anchor_value=p99(raw) * 1e6,
-        )
+def through_trio(producers: int, rounds: int) -> Iterator[Figure]:
+    """Through mailbox and worker thread, 64 KiB each, beside the raw loop and the same loop in a worker thread."""
+    folder = Path(tempfile.mkdtemp(prefix="holdfast-bench-", dir=os.environ.get("HOLDFAST_BENCH_DIR")))
+    try:
+        turns = trio.run(trio_turns, folder, producers, rounds)
+    finally:
+        shutil.rmtree(folder)
+    name = f"log_trio_{producers}_producers"
+    raw, hop = "raw append + fdatasync", "the same, each in trio.to_thread"
+    if producers == 1:
+        yield turns.median("hop", "raw", name="bare_trio_hop", unit="commits/s", anchor=raw)
+        yield turns.median("ours", "raw", name=name, unit="groups/s", anchor=raw)
+        yield turns.median("ours", "hop", name=f"{name}_beside_hop", unit="groups/s", anchor=hop)
+    else:
+        value, anchor_value = producers / statistics.mean(turns.all("ours")), 1 / statistics.median(turns.all("raw"))
+        yield Figure(name=name, value=value, unit="groups/s", anchor=f"{raw}, one by one", anchor_value=anchor_value)
+    yield turns.p99("ours", "raw", name=f"{name}_p99", anchor="raw p99")
 
 
-async def trio_slice(folder: Path, body: bytes, producers: int, each: int) -> list[float]:
-    log = open_log(folder)
+async def trio_turns(folder: Path, producers: int, rounds: int) -> Turns:
+    body = random.randbytes(65_536)
+    log = open_log(folder / "log")
     inbox: Mailbox[AppendRequest] = Mailbox("buffer", 64)
     seams = Seams(clock=SystemClock(), entropy=SeededEntropy(1), offload=offload_to_thread, board=Board())
     started = trio.Event()
     ctx = ActorContext(name="buffer", incarnation=1, seams=seams, log=structlog.get_logger(), on_ready=started.set)
     appender = Appender(inbox=inbox, lookup=log.producer)
-    times: list[float] = []
+    raw = Raw(folder, [body + bytes(176)])
+    raw.prepare(2 * rounds * BLOCK)
+    turns = Turns("ours", "raw", "hop")
 
-    async def produce(name: str) -> None:
-        for n in range(each):
+    async def produce(name: str, times: list[float]) -> None:
+        for _ in range(BLOCK):
+            one = draft(name, log.producer(name).sequence + 1, body)
             start = time.perf_counter()
-            await appender.append(draft(name, n + 1, body))
+            await appender.append(one)
             times.append(time.perf_counter() - start)
+
+    async def block(side: str) -> list[float]:
+        times: list[float] = []
+        if side == "ours":
+            async with trio.open_nursery() as work:
+                for n in range(producers):
+                    work.start_soon(produce, f"p{n}", times)
+        for _ in range(BLOCK if side != "ours" else 0):
+            start = time.perf_counter()
+            if side == "hop":
+                await trio.to_thread.run_sync(raw.one)
+            else:
+                raw.one()
+            times.append(time.perf_counter() - start)
+        return times
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(Buffer(log=log, inbox=inbox, limits=CommitLimits()).run, ctx)
         await started.wait()
-        async with trio.open_nursery() as work:
-            for n in range(producers):
-                work.start_soon(produce, f"p{n}")
+        for _ in range(rounds):
+            for side in random.sample(list(turns.blocks), 3):
+                turns.blocks[side].append(await block(side))
         ctx.drain_requested.set()
+    raw.close()
     log.close()
-    return times
+    return turns
