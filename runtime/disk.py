@@ -88,6 +88,11 @@ class RealLock:
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
+    def version(self) -> object:
+        """Names, time of the last change, size."""
+        stat = os.fstat(self._fd)
+        return stat.st_nlink, stat.st_mtime_ns, stat.st_size
+
     def release(self) -> None:
         """Close the descriptor, which drops the lock."""
         if self._fd >= 0:
@@ -113,11 +118,6 @@ class RealDisk(DiskHelpers):
     def exists(self, path: Path) -> bool:
         """True for a file or directory."""
         return path.exists()
-
-    def version(self, path: Path) -> object:
-        """Inode, time of the last change, size."""
-        stat = os.stat(path)
-        return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
     def make_directory(self, path: Path) -> None:
         """Every missing level is made and its name synced in its parent."""

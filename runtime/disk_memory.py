@@ -265,9 +265,15 @@ class MemoryFile:
 class MemoryLock:
     """A held lock of a MemoryDisk."""
 
-    def __init__(self, disk: MemoryDisk, path: Path) -> None:
+    def __init__(self, disk: MemoryDisk, path: Path, inode: _Inode) -> None:
         self._disk = disk
         self._path = path
+        self._inode = inode
+
+    def version(self) -> object:
+        """The content itself, and whether it is still what the name means."""
+        self._disk.step("read", self._path)
+        return self._disk.is_named(self._path, self._inode), bytes(self._inode.data)
 
     def release(self) -> None:
         """Let the next one in."""
@@ -316,12 +322,6 @@ class MemoryDisk(DiskHelpers):
         parent = self._directories.get(path.parent)
         return path in self._directories or (parent is not None and path.name in parent.names)
 
-    def version(self, path: Path) -> object:
-        """The content itself."""
-        self.step("read", path)
-        inode = self._inode(path)
-        return id(inode), bytes(inode.data)
-
     def make_directory(self, path: Path) -> None:
         """Directories are safe at once: `RealDisk.make_directory` syncs each level."""
         for level in (path, *path.parents):
@@ -350,7 +350,7 @@ class MemoryDisk(DiskHelpers):
         if path in self.locks:
             return None
         self.open(path, create=True)
-        self.locks[path] = MemoryLock(self, path)
+        self.locks[path] = MemoryLock(self, path, self._inode(path))
         return self.locks[path]
 
     def free_bytes(self, path: Path) -> int:
@@ -418,6 +418,10 @@ class MemoryDisk(DiskHelpers):
                     fault.times -= 1
                     return fault.error
         return None
+
+    def is_named(self, path: Path, inode: _Inode) -> bool:
+        """Is this file still what the name means?"""
+        return self.exists(path) and self._inode(path) is inode
 
     def end_max(self, inode: _Inode) -> int:
         """Up to which length a file may grow."""

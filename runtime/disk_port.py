@@ -54,6 +54,10 @@ class File(Protocol):
 class Lock(Protocol):
     """An exclusive advisory lock, held until released or until the process ends, however it ends."""
 
+    def version(self) -> object:
+        """A value that differs once the locked file was written to, or lost its name. Cheap: asked at each commit."""
+        ...
+
     def release(self) -> None:
         """Let the next one in."""
         ...
@@ -72,10 +76,6 @@ class Disk(Protocol):
 
     def exists(self, path: Path) -> bool:
         """True for a file or directory."""
-        ...
-
-    def version(self, path: Path) -> object:
-        """A value that differs once the file was replaced or written to. Raises FileNotFoundError."""
         ...
 
     def make_directory(self, path: Path) -> None:

@@ -32,8 +32,9 @@ class CommitLimits:
 
     linger_s: float = 0.005
     """How long a batch may wait for as much company as the one before it had."""
-    bytes_max: int = 256 * 1024
-    """Bodies of one commit; a single larger group still goes whole."""
+    bytes_max: int = 1 << 20
+    """Bodies of one commit; a single larger group still goes whole. At 16 producers of 64 KiB, 256 KiB instead means
+    half the throughput and twice the p99: most of a sync's time does not depend on its size."""
     groups_max: int = 256
 
 
@@ -123,17 +124,21 @@ class Buffer:
 
     async def _fill(self, batch: list[AppendRequest], intake: _Intake, company: int) -> None:
         await intake.first(batch)
-        size = sum(map(_bytes, batch))
-        with trio.move_on_after(self.limits.linger_s if batch else 0.0):
+        size = self._take_waiting(batch, sum(map(_bytes, batch)))
+        if not 0 < len(batch) < company:
+            return  # without a scope of its own: a lone producer pays for everything that is done here
+        with trio.move_on_after(self.limits.linger_s):
+            while len(batch) < company and size < self.limits.bytes_max:
+                batch.append(await self.inbox.receive())
+                size = self._take_waiting(batch, size + _bytes(batch[-1]))
+
+    def _take_waiting(self, batch: list[AppendRequest], size: int) -> int:
+        """What is queued already, as far as the batch has room; returns the bytes of the batch."""
+        with suppress(trio.WouldBlock):
             while batch and size < self.limits.bytes_max and len(batch) < self.limits.groups_max:
-                try:
-                    request = self.inbox.receive_nowait()
-                except trio.WouldBlock:
-                    if len(batch) >= company:
-                        break
-                    request = await self.inbox.receive()
-                batch.append(request)
-                size += _bytes(request)
+                batch.append(self.inbox.receive_nowait())
+                size += _bytes(batch[-1])
+        return size
 
     async def _commit(self, batch: _Batch, ctx: ActorContext, watch: SpaceWatch, intake: _Intake) -> None:
         try:

@@ -94,6 +94,16 @@ def sort_out_duplicates(drafts: Sequence[GroupDraft], producers: dict[str, Produ
     return known
 
 
+class _Made(NamedTuple):
+    """A group of the write in the making."""
+
+    draft: GroupDraft
+    position: int
+    end_position: int
+    stamp_ns: int
+    frames: list[_Placed]
+
+
 class _Placed(NamedTuple):
     """A frame of the write in the making."""
 
@@ -107,7 +117,7 @@ class _Placed(NamedTuple):
 class Builder:
     """One write in the making: frames behind `positions`, which is not changed before the sync returned.
 
-    `add` does only what the write needs; `groups` and `prepare` come while the disk works, `settle` after it.
+    `add` does only what the write needs; all but `settle` of the rest comes while the disk works.
     """
 
     positions: Positions
@@ -121,7 +131,7 @@ class Builder:
     _chain: int = attrs.field(init=False)
     _offsets: list[int] = attrs.field(init=False)
     _last_of_kind: dict[tuple[int, str], int] = attrs.field(factory=dict)
-    _made: list[tuple[GroupDraft, Appended, list[_Placed]]] = attrs.field(factory=list)
+    _made: list[_Made] = attrs.field(factory=list)
     _settled: tuple[dict[str, int], dict[str, ProducerState]] = attrs.field(factory=lambda: ({}, {}))
 
     def __attrs_post_init__(self) -> None:
@@ -130,7 +140,7 @@ class Builder:
         self._chain = self.positions.chain
         self._offsets = list(self.positions.offsets)
 
-    def add(self, draft: GroupDraft, size: int) -> Appended:
+    def add(self, draft: GroupDraft, size: int) -> None:
         """The group of one draft, behind those before it; `size` = `weigh(draft)`."""
         start = self.at
         self._stamp_ns = stamp_ns = max(self._stamp_ns + 1, self.wall_ns())
@@ -142,9 +152,14 @@ class Builder:
         placed.append(self._place(frames[-1], count - 1, count, common, tail))
         if self.at != start + size:
             raise InvariantViolation(f"group of {self.at - start} bytes, expected {size}")
-        appended = Appended(position=start, end_position=self.at, stamp_ns=stamp_ns, duplicate=False)
-        self._made.append((draft, appended, placed))
-        return appended
+        self._made.append(_Made(draft, start, self.at, stamp_ns, placed))
+
+    def answers(self) -> list[Appended]:
+        """One per group that was added; true once the sync returned."""
+        return [
+            Appended(position=made.position, end_position=made.end_position, stamp_ns=made.stamp_ns, duplicate=False)
+            for made in self._made
+        ]
 
     def groups(self) -> list[Group]:
         """What was added, as consumers see it."""
@@ -152,21 +167,21 @@ class Builder:
         return [
             Group(
                 log_id=log_id,
-                position=appended.position,
-                end_position=appended.end_position,
-                stamp_ns=appended.stamp_ns,
-                producer=draft.producer,
-                sequence=draft.sequence,
-                producer_position=draft.producer_position,
-                frames=tuple(_durable(frame, index, schemas) for index, frame in enumerate(placed)),
+                position=made.position,
+                end_position=made.end_position,
+                stamp_ns=made.stamp_ns,
+                producer=made.draft.producer,
+                sequence=made.draft.sequence,
+                producer_position=made.draft.producer_position,
+                frames=tuple(_durable(frame, index, schemas) for index, frame in enumerate(made.frames)),
             )
-            for draft, appended, placed in self._made
+            for made in self._made
         ]
 
     def prepare(self) -> None:
         """What `settle` will put in place, made before the sync returned."""
         rows, producers = dict(self.positions.rows), dict(self.positions.producers)
-        for draft, _, placed in self._made:
+        for draft, _, _, _, placed in self._made:
             for frame, _, _, _ in placed:
                 rows[frame.kind] = rows.get(frame.kind, 0) + frame.rows
             producers[draft.producer] = ProducerState(sequence=draft.sequence, position=draft.producer_position)

@@ -99,11 +99,8 @@ class WriterLock:
 
     def check(self) -> None:
         """Raises InvariantViolation when somebody else began an epoch: we were frozen, or the lock was taken away."""
-        try:
-            version = self._disk.version(self.path)
-        except FileNotFoundError:
-            version = None
-        if version is not None and version == self._version:
+        version = self._lock.version()
+        if version == self._version:
             return
         now = _read_lock(self._disk, self.path)
         if now is None or now[0] != self.epoch:

@@ -79,8 +79,11 @@ class Writer:
             while fresh:
                 run = self._make_room([size for _, size in fresh], use_reserve=use_reserve)
                 builder = self._builder()
-                answers += [builder.add(draft, size) for draft, size in fresh[:run]]
-                groups += self._write(builder)
+                for draft, size in fresh[:run]:
+                    builder.add(draft, size)
+                answered, written = self._write(builder)
+                answers += answered
+                groups += written
                 fresh = fresh[run:]
         except LogFull:
             self._owed.update({(g.producer, g.sequence): a for g, a in zip(groups, answers, strict=False)})
@@ -191,7 +194,7 @@ class Writer:
             wall_ns=self.wall_ns,
         )
 
-    def _write(self, builder: Builder) -> list[Group]:
+    def _write(self, builder: Builder) -> tuple[list[Appended], list[Group]]:
         assert self._file is not None
         assert self._segment is not None
         if self.suspect:
@@ -209,14 +212,14 @@ class Writer:
             raise LogFull(f"{self._segment.path}: only {written} of {wanted} bytes could be written")
         try:
             self._file.start_writeback(at, wanted)
-            groups = builder.groups()  # Python's part, while the disk works
+            answers, groups = builder.answers(), builder.groups()  # Python's part, while the disk works
             builder.prepare()
+            self.catalog.note(self._segment.base, self.positions.position, self.positions.offsets)
             self._file.datasync()
         except OSError as error:
             raise self._sync_failed(error, self._segment.path.name) from error
-        self.catalog.note(self._segment.base, self.positions.position, self.positions.offsets)
         builder.settle()
-        return groups
+        return answers, groups
 
     def _cut_back(self, size: int) -> None:
         """Never go on behind half a frame. Preallocation behind the cut is taken again if there is room for it."""
