@@ -1,130 +1,49 @@
-"""`make crashes SEED= ROUNDS=`: kill -9 at random moments of a history run, then compare with a run that was left alone.
+"""`make crashes SEED= ROUNDS= VICTIMS=`: kill -9 at random moments; exit 0 when nothing came of it, 1 on any difference.
 
-Each round starts the pipeline, waits a random while, and kills the pipeline, PostgreSQL, ClickHouse or the simulator (by
-the recorded pid of what this run started). The last start runs to its end. Exit 0: the views hold the same, bit for bit,
-but for accepted_at, seq, revision and log columns, and `pipeline verify` is clean.
+The default is the live run (live.py); `--history` is the history run alone (history.py).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import polars as pl
-
-from tests.support import lean
-from tests.support.pipeline import CANDLES_SQL, QUOTES_ALL_SQL, Pipeline
+from tests.crashes import history, live
+from tests.crashes.killing import VICTIMS
+from tests.crashes.mutants import MUTANTS
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--days", type=int, default=15, help="days of the recording from 2014-05-01")
-    parser.add_argument("--victims", default="pipeline", help="comma list of pipeline,postgres,clickhouse,market")
-    parser.add_argument(
-        "--latency-ms", type=int, default=150, help="slows the simulator so that a run is not over at once"
-    )
-    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--victims", default=",".join(VICTIMS), help="comma list of " + ",".join(VICTIMS))
+    parser.add_argument("--speed", type=float, default=500, help="live: times as fast as real time")
+    parser.add_argument("--mutant", default="", choices=("", *MUTANTS), help="live: a broken pipeline, must fail")
+    parser.add_argument("--history", action="store_true", help="a history run instead of a live one")
+    parser.add_argument("--days", type=int, default=15, help="history: days of the recording from 2014-05-01")
+    parser.add_argument("--latency-ms", type=int, default=150, help="history: slows the simulator")
+    parser.add_argument("--keep", action="store_true", help="leave the data directories")
     args = parser.parse_args()
-    folder = lean.feed("oanda")
-    if folder is None:
-        print("NOT COVERED: crashes over real ticks, no recorded data beside this checkout")
-        return 0
+    if unknown := set(args.victims.split(",")) - {*VICTIMS, "market"}:
+        parser.error(f"--victims {','.join(unknown)}: must be of {', '.join(VICTIMS)}")
     work = Path(tempfile.mkdtemp(prefix="holdfast-crashes-"))
-    print(f"seed {args.seed}, {args.rounds} rounds, victims {args.victims}, work {work.name}", flush=True)
+    kind = "history" if args.history else f"live {args.mutant}".strip()
+    print(f"seed {args.seed}, {kind}, {args.rounds} rounds, victims {args.victims}, work {work.name}", flush=True)
+    code = 1
     try:
-        return compare(*run_both(work, folder, args))
+        code = (history if args.history else live).main(args, work)
+    except AssertionError as error:
+        print(f"FAILED {error}", file=sys.stderr)
     finally:
         if not args.keep:
             shutil.rmtree(work, ignore_errors=True)
-
-
-def run_both(work: Path, folder: Path, args: argparse.Namespace) -> tuple[Pipeline, Pipeline]:
-    settings = (
-        f"embedded.recording={folder}",
-        'pipeline.symbols=["C:EURUSD"]',
-        "downloader.history_from=2014-05-01",
-        f"downloader.history_to=2014-05-{1 + args.days:02d}",
-    )
-    (work / "quiet").mkdir()
-    quiet = Pipeline(work / "quiet" / "data", *settings)
-    quiet.start("--until-idle")
-    if quiet.wait(600) != 0:
-        raise SystemExit(f"the undisturbed run failed:\n{quiet.log_text()[-4000:]}")
-    (work / "killed").mkdir()
-    killed = Pipeline(work / "killed" / "data", *settings, f"embedded.latency_ms={args.latency_ms}")
-    crash_rounds(killed, random.Random(args.seed), args.rounds, args.victims.split(","))
-    return quiet, killed
-
-
-def crash_rounds(pipeline: Pipeline, rng: random.Random, rounds: int, victims: list[str]) -> None:
-    survived_to_end = 0
-    for n in range(rounds):
-        if pipeline.process is None or pipeline.process.poll() is not None:
-            pipeline.start("--until-idle")
-        wait_s = rng.uniform(0.3, 4.0)
-        time.sleep(wait_s)
-        assert pipeline.process is not None
-        if pipeline.process.poll() is not None:
-            survived_to_end += 1
-            if pipeline.process.returncode != 0:
-                raise SystemExit(f"round {n}: exit {pipeline.process.returncode}\n{pipeline.log_text()[-4000:]}")
-            continue
-        victim = rng.choice(victims)
-        if victim == "pipeline":
-            pipeline.kill()
-        else:
-            kill_embedded(pipeline, victim)
-        print(f"round {n + 1}: after {wait_s:.2f} s kill -9 {victim}", flush=True)
-    if pipeline.process is None or pipeline.process.poll() is not None:
-        pipeline.start("--until-idle")
-    code = pipeline.wait(900)
-    if code != 0:
-        raise SystemExit(f"the last run: exit {code}\n{pipeline.log_text()[-4000:]}")
-    print(f"{rounds} rounds; {survived_to_end} of them found the run already over", flush=True)
-
-
-def kill_embedded(pipeline: Pipeline, name: str) -> None:
-    try:
-        os.kill(pipeline.embedded_pid(name), signal.SIGKILL)
-    except (FileNotFoundError, ProcessLookupError, KeyError):
-        return
-
-
-def compare(quiet: Pipeline, killed: Pipeline) -> int:
-    problems = []
-    for sink, query in (("timescale", QUOTES_ALL_SQL), ("clickhouse", CANDLES_SQL)):
-        expected, found = quiet.sql(sink, query), killed.sql(sink, query)
-        if not expected.equals(found):
-            problems.append(f"{sink}: {len(found)} rows instead of {len(expected)}, or other content")
-            print(difference(expected, found))
-        else:
-            print(f"{sink}: {len(found)} rows, identical", flush=True)
-    done = killed.call("verify", "--json")
-    if done.returncode != 0 or any(
-        s["unaccounted"] or s["duplicated"]
-        for s in json.loads(done.stdout or '{"sinks": [{"unaccounted": 1}]}')["sinks"]
-    ):
-        problems.append(f"verify: exit {done.returncode}: {done.stdout[-1500:]}{done.stderr[-1500:]}")
-    for problem in problems:
-        print(f"FAILED {problem}", file=sys.stderr)
-    return 1 if problems else 0
-
-
-def difference(expected: pl.DataFrame, found: pl.DataFrame) -> str:
-    keys = expected.columns
-    lost = expected.join(found, on=keys, how="anti", nulls_equal=True)
-    extra = found.join(expected, on=keys, how="anti", nulls_equal=True)
-    return f"missing: {lost.head(5)}\nextra: {extra.head(5)}"
+        print(f"seed {args.seed}: exit {code}", flush=True)
+    return code
 
 
 if __name__ == "__main__":

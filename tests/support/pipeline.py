@@ -30,11 +30,13 @@ class Pipeline:
     def __init__(self, data_dir: Path, *settings: str) -> None:
         self.data_dir = data_dir
         self.settings = [f"pipeline.data_dir={data_dir}", f"health.listen=127.0.0.1:{free_port()}", *settings]
+        self.module: tuple[str, ...] = ("supervisors.cli.main",)
+        """What `python -m` runs."""
         self.process: subprocess.Popen[bytes] | None = None
 
     def argv(self, command: str, *args: str, extra: tuple[str, ...] = ()) -> list[str]:
         sets = [part for s in (*self.settings, *extra) for part in ("--set", s)]
-        return [sys.executable, "-m", "supervisors.cli.main", command, *args, *sets]
+        return [sys.executable, "-m", *self.module, command, *args, *sets]
 
     def environment(self) -> dict[str, str]:
         return {k: v for k, v in os.environ.items() if not k.startswith(("HOLDFAST__", "POLYGON"))}
