@@ -16,7 +16,7 @@ from actors.downloader.port import HistorySource, JobStore
 from actors.downloader.producer import HistoryProducer
 from actors.downloader.seam import Seam
 from actors.downloader.slices import Feed
-from actors.market.symbols import parse_symbol, partition_of
+from actors.market.symbols import feeds, parse_symbol, partition_of
 from runtime.actor import ActorContext
 from runtime.log.appender import Appender
 from runtime.mailbox import Mailbox
@@ -105,7 +105,7 @@ class _Crew:
         if self.ledger.knows(job.id):
             return
         try:
-            pairs = _pairs(job)
+            pairs = feeds(job.symbols, job.kinds)
         except ValueError as exc:
             self.ctx.log.warning("backfill_refused", job=job.id, reason=str(exc))
             await self.actor.jobs.failed(job.id, str(exc))
@@ -170,11 +170,3 @@ class _Crew:
     def _publish_idle(self) -> None:
         """Nobody else may say idle: a job that waits in the mailbox counts as work."""
         self.ctx.board.jobs_idle = self._idle() and not self.actor.new_jobs.statistics().depth
-
-
-def _pairs(job: BackfillJob) -> list[tuple[str, str]]:
-    """Every (symbol, kind) that exists: kinds that an asset class lacks are not asked for. Raises: ValueError."""
-    pairs = [(symbol, kind) for symbol in job.symbols for kind in job.kinds if kind in parse_symbol(symbol).kinds]
-    if not pairs:
-        raise ValueError(f"none of {', '.join(job.symbols)} has {', '.join(job.kinds)}")
-    return list(dict.fromkeys(pairs))

@@ -38,6 +38,6 @@ def orderable(text: str) -> str:
         symbol = parse_symbol(text)
     except ValueError as exc:
         raise ConfigError(str(exc)) from exc
-    if symbol.asset_class is not AssetClass.FX:
-        raise ConfigError(f"{text}: only currency pairs such as C:EURUSD are available in this version")
+    if symbol.asset_class is AssetClass.STOCK:
+        raise ConfigError(f"{text}: only currency pairs and crypto, like C:EURUSD and X:BTCUSD, are in this version")
     return str(symbol)

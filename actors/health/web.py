@@ -22,6 +22,7 @@ from actors.health.port import BackfillRequest, SubmitBackfill, orderable
 from actors.health.probes import Probes
 from actors.health.recent import RecentCandles
 from actors.health.report import About, report
+from actors.market.symbols import feeds
 from runtime.board import Board
 from runtime.clock import Clock
 from runtime.errors import ConfigError, NotConnected
@@ -148,6 +149,10 @@ class Surface:
         if other := set(kinds) - set(self.kinds):
             raise ConfigError(f"kinds: {', '.join(sorted(other))} is not one of {', '.join(self.kinds)}")
         symbols = tuple(orderable(text) for text in _texts(fields, "symbols", []))
+        try:
+            feeds(symbols, kinds)
+        except ValueError as exc:
+            raise ConfigError(f"kinds: {exc}") from exc
         refetch = fields.get("refetch", False)
         if not isinstance(refetch, bool):
             raise ConfigError("refetch: expected true or false")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterable
 from enum import StrEnum
 
 import attrs
@@ -90,6 +91,18 @@ def parse_symbol(text: str) -> Symbol:
     if _STOCK.fullmatch(text) and not _STREAM.fullmatch(text):
         return Symbol(AssetClass.STOCK, text, "")
     raise ValueError(f"unknown symbol {text!r}{_hint(text)}; known forms: {_FORMS}")
+
+
+def feeds(symbols: Iterable[str], kinds: Iterable[str]) -> list[tuple[str, str]]:
+    """Every (symbol, kind) that exists, each once, in order: kinds that an asset class lacks are left out.
+
+    Raises: ValueError for an unknown symbol, and when none is left.
+    """
+    symbols, kinds = list(symbols), list(kinds)
+    found = dict.fromkeys((symbol, kind) for symbol in symbols for kind in kinds if kind in parse_symbol(symbol).kinds)
+    if not found:
+        raise ValueError(f"none of {', '.join(symbols)} has {', '.join(kinds)}")
+    return list(found)
 
 
 def from_rest(text: str) -> Symbol:

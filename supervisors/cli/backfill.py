@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
 def order_from(args: argparse.Namespace, settings: Settings) -> Order:
     """Raises: ConfigError."""
     from actors.health.port import orderable
+    from actors.market.symbols import feeds
     from runtime.clock import SystemClock
 
     kinds = tuple(args.kind.split(",")) if args.kind else settings.downloader.kinds
@@ -75,6 +76,10 @@ def order_from(args: argparse.Namespace, settings: Settings) -> Order:
         known = ", ".join(settings.downloader.kinds)
         raise ConfigError(f"--kind {','.join(sorted(other))}: not one of downloader.kinds ({known})")
     symbols = dict.fromkeys(orderable(text) for text in args.symbols)
+    try:
+        feeds(symbols, kinds)
+    except ValueError as exc:
+        raise ConfigError(f"--kind: {exc}") from exc
     try:
         from_ns, to_ns = resolve_interval(args.from_, args.to, SystemClock().wall_ns(), earlier=EARLIER)
     except ValueError as exc:
@@ -135,6 +140,7 @@ def same_job(folder: Any, order: Order) -> Any:
 def _through_instance(settings: Settings, order: Order) -> int:
     import trio
 
+    from actors.market.symbols import feeds
     from runtime.clock import format_ns
     from supervisors.cli.instance import instance_of
 
@@ -142,7 +148,7 @@ def _through_instance(settings: Settings, order: Order) -> int:
     wanted = {"symbols": order.symbols, "kinds": order.kinds, "refetch": order.refetch}
     job_id = instance.backfill({**wanted, "from": format_ns(order.from_ns), "to": format_ns(order.to_ns)})
     sys.stderr.write(f"pipeline backfill: job {job_id}; the running process does it, Ctrl-C only stops watching\n")
-    parts = [f"{job_id}/{symbol}/{kind}" for symbol in order.symbols for kind in order.kinds]
+    parts = [f"{job_id}/{symbol}/{kind}" for symbol, kind in feeds(order.symbols, order.kinds)]
     return trio.run(_watch, instance, parts)
 
 

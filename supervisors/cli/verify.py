@@ -179,6 +179,7 @@ def assemble(log_id: str, reports: Sequence[Any], coverage: Sequence[CoverageLin
 
 def _coverage(settings: Settings, span_ns: tuple[int, int] | None) -> list[CoverageLine]:
     """From the first sink that keeps it; every sink's own audit compares its rows with it. Blocking."""
+    from actors.market.symbols import feeds
     from supervisors.cli import query_clickhouse, query_timescale
     from supervisors.cli.servers import address_of
 
@@ -191,15 +192,11 @@ def _coverage(settings: Settings, span_ns: tuple[int, int] | None) -> list[Cover
         times = f"{ns.format('from_ts', 'from_ns')}, {ns.format('to_ts', 'to_ns')}"
         sql = f"SELECT symbol, kind, {times}, status, reason FROM coverage_latest"
         table = query_clickhouse.query(address_of(settings, name), sql)
-    wanted = wanted_kinds(settings.pipeline.symbols, settings.downloader.kinds)
+    try:
+        wanted = set(feeds(settings.pipeline.symbols, settings.downloader.kinds))
+    except ValueError as exc:
+        raise ConfigError(f"pipeline.symbols: {exc}") from exc
     return coverage_lines([tuple(row.values()) for row in table.to_pylist()], wanted, span_ns)
-
-
-def wanted_kinds(symbols: Sequence[str], kinds: Sequence[str]) -> set[tuple[str, str]]:
-    """(symbol, kind) of what is asked for: a symbol has only the kinds of its class (no trades of a currency pair)."""
-    from actors.market.symbols import parse_symbol
-
-    return {(symbol, kind) for symbol in symbols for kind in kinds if kind in parse_symbol(symbol).kinds}
 
 
 Record = tuple[str, str, int, int, str, str]

@@ -238,7 +238,10 @@ async def test_a_backfill_of_another_site_is_refused(ask, desk):
         ({"symbols": "C:EURUSD"}, "symbols: expected a list"),
         ({"symbols": [1]}, "symbols: expected a list"),
         ({"symbols": ["C:EUR-USD"]}, "did you mean 'C:EURUSD'?"),
-        ({"symbols": ["EURUSD"]}, "EURUSD: only currency pairs such as C:EURUSD are available in this version"),
+        (
+            {"symbols": ["EURUSD"]},
+            "EURUSD: only currency pairs and crypto, like C:EURUSD and X:BTCUSD, are in this version",
+        ),
         ({"kinds": ["trades"]}, "kinds: trades is not one of quotes"),
         ({"from": "soon"}, "from or to:"),
         ({"from": None}, "from: expected a UTC date"),

@@ -4,6 +4,7 @@ import pytest
 
 from actors.market.symbols import (
     AssetClass,
+    feeds,
     from_rest,
     from_stream,
     from_stream_payload,
@@ -77,3 +78,10 @@ def test_kinds_follow_the_asset_class():
 def test_partition_is_crc32_and_history_lies_behind_live():
     assert partition_of("C:EURUSD", 4, history=False) == zlib.crc32(b"C:EURUSD") % 4
     assert partition_of("C:EURUSD", 4, history=True) == zlib.crc32(b"C:EURUSD") % 4 + 4
+
+
+def test_feeds_are_what_exists_each_once():
+    found = feeds(["C:EURUSD", "X:BTCUSD", "C:EURUSD"], ["quotes", "trades"])
+    assert found == [("C:EURUSD", "quotes"), ("X:BTCUSD", "trades")]
+    with pytest.raises(ValueError, match="none of C:EURUSD has trades"):
+        feeds(["C:EURUSD"], ["trades"])

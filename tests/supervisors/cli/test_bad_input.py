@@ -149,7 +149,8 @@ def test_a_backfill_without_a_key_leaves_no_job_behind(pipeline, tmp_path):
     ("argv", "words"),
     [
         (["C:EUR-USD", "--from", "-2h", "--to", "-1h"], "did you mean 'C:EURUSD'?"),
-        (["X:BTCUSD", "--from", "-2h", "--to", "-1h"], "only currency pairs such as C:EURUSD"),
+        (["AAPL", "--from", "-2h", "--to", "-1h"], "only currency pairs and crypto"),
+        (["C:EURUSD", "--kind", "trades", "--from", "-2h", "--to", "-1h"], "none of C:EURUSD has trades"),
         (["C:EURUSD", "--from", "soon", "--to", "-1h"], "'soon' is none of"),
         (["C:EURUSD", "--from", "-1h", "--to", "-2h"], "history is empty"),
         (["C:EURUSD", "--from", "-1h", "--to", "2999-01-01"], "choose an earlier --to, like -1m"),

@@ -9,8 +9,9 @@ import pytest
 
 from actors.bridge.conservation import LedgerLine, LedgerReport
 from actors.bridge.port import Unaudited
+from actors.market.symbols import feeds
 from runtime.clock import parse_instant_ns
-from supervisors.cli.verify import assemble, coverage_lines, lines, wanted_kinds
+from supervisors.cli.verify import assemble, coverage_lines, lines
 
 MONDAY = parse_instant_ns("2014-05-05T00:00Z")
 H = 3600 * 10**9
@@ -130,5 +131,5 @@ def test_many_holes_are_counted_not_listed():
 
 
 def test_a_kind_that_a_symbol_does_not_have_is_not_missed():
-    wanted = wanted_kinds(("C:EURUSD", "X:BTCUSD"), ("quotes", "trades"))
+    wanted = set(feeds(("C:EURUSD", "X:BTCUSD"), ("quotes", "trades")))
     assert wanted == {("C:EURUSD", "quotes"), ("X:BTCUSD", "trades")}
