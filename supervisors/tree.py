@@ -33,6 +33,7 @@ from actors.downloader.job_files import JobFiles, write_job
 from actors.downloader.jobs import BackfillJob, HistoryJob, ceil_minute, floor_minute
 from actors.downloader.live import ClockPace, LiveDownloader
 from actors.downloader.live_group import LiveLimits
+from actors.downloader.lost import lost_rows
 from actors.downloader.memory import MemoryHistory, MemoryJobs, MemoryTicks, MemoryTrades, random_trades, random_walk
 from actors.downloader.memory_live import MemoryLive, MemoryMarket, MemoryTime
 from actors.downloader.polygon import PolygonHistory, PolygonLimits
@@ -60,7 +61,7 @@ from runtime.disk_port import Disk
 from runtime.errors import NotConnected, RetryableSinkError
 from runtime.log.appender import Appender, AppendRequest
 from runtime.log.log import Log, LogSettings
-from runtime.log.losses import LostFrame
+from runtime.log.losses import Lost, LostFrame
 from runtime.log.recovery import Damage
 from runtime.log.retention import Retention
 from runtime.mailbox import Mailbox
@@ -134,8 +135,25 @@ class Parts:
         checkpoint = durable_checkpoint(self.disk, aggregator_folder(self.settings), self.log.log_id, CODE_VERSION)
         return min(checkpoint, self.log.verified_by(f"bridge.{name}" for name in self.settings.sinks))
 
-    async def refetch_lost(self, damage: Damage, lost: Sequence[LostFrame]) -> None:
+    async def refetch_lost(self, damage: Damage, lost: Lost) -> None:
         """Bit rot took these rows of the log: their slices are fetched again. What is unknown, coverage will show."""
+        del damage
+        if all(frame.kind for frame in lost.frames):
+            requests = self._refetch_frames(lost.frames)
+        else:  # a header is rotten too: what the producers knew before and after it tells what was in it
+            requests = [
+                BackfillRequest(
+                    symbols=(rows.symbol,), kinds=(rows.kind,), from_ns=rows.from_ns, to_ns=rows.to_ns, refetch=True
+                )
+                for producer in lost.producers
+                for rows in lost_rows(producer)
+                if rows.symbol in self.settings.pipeline.symbols and rows.kind in self.settings.downloader.kinds
+            ]
+        for request in requests:
+            await self.submit_backfill(request)
+
+    def _refetch_frames(self, lost: Sequence[LostFrame]) -> list[BackfillRequest]:
+        """One request for all of them: the times of the lost rows, and every symbol of their partitions."""
         kinds = {frame.kind for frame in lost} & set(self.settings.downloader.kinds)
         partitions = {frame.partition % self.log.partitions for frame in lost if frame.kind in kinds}
         symbols = tuple(
@@ -145,13 +163,12 @@ class Parts:
         )
         timed = [frame for frame in lost if frame.kind in (*kinds, "coverage") and frame.event_time_ns_max > 0]
         if not symbols or not timed:
-            return
+            return []
         from_ns = floor_minute(min(frame.event_time_ns_min for frame in timed))
         to_ns = ceil_minute(max(frame.event_time_ns_max for frame in timed) + 1)
-        request = BackfillRequest(
-            symbols=symbols, kinds=tuple(sorted(kinds)), from_ns=from_ns, to_ns=to_ns, refetch=True
-        )
-        await self.submit_backfill(request)
+        return [
+            BackfillRequest(symbols=symbols, kinds=tuple(sorted(kinds)), from_ns=from_ns, to_ns=to_ns, refetch=True)
+        ]
 
     async def submit_backfill(self, request: BackfillRequest) -> str:
         """Make a backfill durable and tell the downloader; returns its id. Raises: NotConnected when too many wait."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import attrs
 
 from runtime.errors import LogFull
-from runtime.log.losses import LostFrame
+from runtime.log.losses import Lost, LostFrame
 from runtime.log.recovery import Damage
 from runtime.log.types import Appended, Frame, Group, GroupDraft, ProducerState
 
@@ -82,9 +82,9 @@ class MemoryCommitLog:
 
     damage: list[Damage] = attrs.field(factory=list)
 
-    def lost_of(self, damage: Damage) -> list[LostFrame]:
+    def lost_of(self, damage: Damage) -> Lost:
         """One frame of quotes."""
-        return [LostFrame(partition=0, offset=damage.position, kind="quotes", rows=1)]
+        return Lost(frames=(LostFrame(partition=0, offset=damage.position, kind="quotes", rows=1),))
 
     def space(self) -> tuple[int, int]:
         """As set."""

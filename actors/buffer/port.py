@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from runtime.log.losses import LostFrame
+from runtime.log.losses import Lost
 from runtime.log.recovery import Damage
 from runtime.log.types import Appended, Group, GroupDraft, ProducerState
 
@@ -69,7 +69,7 @@ class CommitLog(Protocol):
         """Durable ranges found rotten, in the order they were found."""
         ...
 
-    def lost_of(self, damage: Damage) -> list[LostFrame]:
+    def lost_of(self, damage: Damage) -> Lost:
         """What was in it, its bytes put aside. Sync."""
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import attrs
 import trio
@@ -12,7 +12,7 @@ from actors.buffer.port import CommitLog
 from runtime.actor import ActorContext
 from runtime.board import LogState
 from runtime.errors import LogFull, NotConnected
-from runtime.log.losses import LostFrame
+from runtime.log.losses import Lost
 from runtime.log.recovery import Damage
 
 UPKEEP_S = 1.0
@@ -24,7 +24,7 @@ class Keeping:
     """What the log is kept for."""
 
     retention_bytes: int = 20 << 30
-    on_loss: Callable[[Damage, Sequence[LostFrame]], Awaitable[None]] | None = None
+    on_loss: Callable[[Damage, Lost], Awaitable[None]] | None = None
     """Asks for what is lost again. Raises NotConnected: later."""
     verified: Callable[[], int] = attrs.field(default=lambda: 0)
     """Blocking: the position below which every required consumer has verified, durably. Default: nothing is trimmed."""
@@ -103,8 +103,9 @@ class SpaceWatch:
         """Exactly the damaged groups: named, put aside, asked for again."""
         for damage in tuple(self._log.damage[self._damage_told :]):
             lost = await self._ctx.offload(lambda one=damage: self._log.lost_of(one), limiter=self._limiter)  # type: ignore[misc]
-            rows = sum(frame.rows for frame in lost)
-            text = f"{damage.segment} [{damage.position}, {damage.end_position}): {damage.reason}, {len(lost)} frames"
+            rows = sum(frame.rows for frame in lost.frames)
+            text = f"{damage.segment} [{damage.position}, {damage.end_position}): {damage.reason}, "
+            text += f"{len(lost.frames)} frames"
             if self._keeping.on_loss is not None:
                 try:
                     await self._keeping.on_loss(damage, lost)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,11 +13,12 @@ from runtime.actor import Offload, offload_to_thread
 from runtime.disk_port import Disk
 from runtime.entropy import Entropy
 from runtime.errors import ConfigError, InvariantViolation, LogError, LogFull, LogSyncFailed
+from runtime.log.aftermath import Aftermath
 from runtime.log.checksum import check_native
 from runtime.log.cursor import DIRECTORY as CURSORS
 from runtime.log.cursor import NO_SPACE, CursorFile
 from runtime.log.index import Catalog
-from runtime.log.losses import LostFrame, lost_frames, quarantine
+from runtime.log.losses import Lost
 from runtime.log.meta import Meta, WriterLock, load_meta, meta_of_segments, store_meta, take_lock
 from runtime.log.reader import Reader
 from runtime.log.recovery import Damage, Recovery, log_low
@@ -305,22 +305,16 @@ class Log:
             tell_losses=tell_losses,
         )
 
-    def lost_of(self, damage: Damage) -> list[LostFrame]:
+    def lost_of(self, damage: Damage) -> Lost:
         """What was in a damaged range, with its kinds by name; the bytes are copied to quarantine/. Blocking."""
-        place = self._catalog.find(damage.position, self.end_position)
-        if place is None or place[0].path.name != damage.segment:
-            return []
-        segment, end, _ = place
-        gap = Gap(damage.position, damage.end_position, damage.reason, 0)
-        file = self._disk.open(segment.path)
-        try:
-            walker = self._catalog.walker(segment, file, bodies=False)
-            lost = lost_frames(walker, segment, gap, end, self._catalog.offsets_after(segment))
-            with contextlib.suppress(OSError):  # a full disk has no room for a copy
-                quarantine(self._disk, self._directory, segment, file, gap, "frame")
-        finally:
-            file.close()
-        return [attrs.evolve(f, kind=self._schemas.kind_of(int(f.kind, 16)) if f.kind else "") for f in lost]
+        aftermath = Aftermath(
+            disk=self._disk,
+            directory=self._directory,
+            catalog=self._catalog,
+            schemas=self._schemas,
+            log_end=self.end_position,
+        )
+        return aftermath.lost_of(damage, self.producers())
 
     def cursor(self, name: str) -> CursorFile:
         """The durable cursor of a consumer; the same object for the same name, so a restarted actor leaks no handle."""

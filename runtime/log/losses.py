@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
 from runtime.disk_port import Disk, File
+from runtime.log.frame import FrameHeader
 from runtime.log.scan import Gap, Span, Walker
 from runtime.log.segment import HEADER_BYTES, Segment
-from runtime.log.types import Frame, Group
+from runtime.log.types import Frame, Group, ProducerState
 
 QUARANTINE = "quarantine"
 LOST = "lost"
 """Kind of the frames that a consumer gets in the place of lost ones: no rows, so offsets go on and nobody stumbles."""
+
+LOST_NEW_MAX = 3
+"""A producer nobody saw before the damage is taken for one that began in it when its sequence is no higher than this:
+otherwise its beginning was trimmed, or lies further back than was looked."""
 
 
 @attrs.frozen(kw_only=True)
@@ -30,42 +35,88 @@ class LostFrame:
     event_time_ns_max: int = 0
 
 
+@attrs.frozen(kw_only=True)
+class LostProducer:
+    """A producer some of whose groups are gone, and where it stood around them: what it knows tells what they held."""
+
+    name: str
+    groups: int
+    before: bytes
+    """Its position in its last group before the damage."""
+    after: bytes
+    """In its first group behind it; where there is none, what the log remembers of it."""
+
+
+@attrs.frozen(kw_only=True)
+class Lost:
+    """All that can be said of a damaged range."""
+
+    frames: tuple[LostFrame, ...] = ()
+    producers: tuple[LostProducer, ...] = ()
+
+
 def lost_frames(walker: Walker, segment: Segment, gap: Gap, end: int, after: Sequence[int] | None) -> list[LostFrame]:
-    """The frames of `gap`, by their headers where only bodies are rotten, else by the offsets around it.
+    """The frames of `gap`: by those of their headers that check, the others by the offsets around it.
 
     `walker` walks headers only; `end`: of the segment's frames; `after`: the next offsets there, if known.
     """
-    inside = list(walker.walk(gap.position, gap.end, chain=None, open_end=False))
-    if all(isinstance(item, Span) for item in inside):
-        return [
-            LostFrame(
-                partition=header.partition,
-                offset=header.offset,
-                kind=f"{header.schema_id:016x}",
-                rows=header.rows,
-                event_time_ns_min=header.event_time_ns_min,
-                event_time_ns_max=header.event_time_ns_max,
-            )
-            for item in inside
-            for header in item.headers  # type: ignore[union-attr]
-        ]
+    named = {(h.partition, h.offset): _named(h) for h in walker.headers(gap.position, gap.end)}
     if segment.header is None:
-        return []
+        return list(named.values())
     before = list(segment.header.offsets)
-    for item in walker.walk(segment.base, gap.position, chain=None, open_end=False):
-        if isinstance(item, Span):
-            for header in item.headers:
-                before[header.partition] = header.offset + 1
+    for header in _headers(walker, segment.base, gap.position):
+        before[header.partition] = header.offset + 1
     first: dict[int, int] = {}
-    for item in walker.walk(gap.end, end, chain=None, open_end=False):
-        if isinstance(item, Span):
-            for header in item.headers:
-                first.setdefault(header.partition, header.offset)
-    found = []
+    for header in _headers(walker, gap.end, end):
+        first.setdefault(header.partition, header.offset)
     for partition, offset in enumerate(before):
         until = first.get(partition, after[partition] if after is not None else offset)
-        found += [LostFrame(partition=partition, offset=n) for n in range(offset, until)]
+        for n in range(offset, until):
+            named.setdefault((partition, n), LostFrame(partition=partition, offset=n))
+    return sorted(named.values(), key=lambda frame: (frame.partition, frame.offset))
+
+
+def lost_producers(
+    before: Iterable[FrameHeader], after: Iterable[FrameHeader], now: Mapping[str, ProducerState]
+) -> list[LostProducer]:
+    """Whose sequences have a hole where the damage is. Pure.
+
+    `before`: headers from the damage backwards, `after`: from it onwards, both as far as was looked; `now`: the
+    producers as the log knows them. One that did not append before the damage, as far as was looked, is not judged.
+    """
+    last: dict[str, tuple[int, bytes]] = {}
+    for header in before:
+        if header.last:
+            last.setdefault(header.producer, (header.sequence, header.producer_position))
+    then: dict[str, tuple[int, bytes, int]] = {}
+    for header in after:
+        if header.last:
+            then.setdefault(header.producer, (header.sequence, header.producer_position, 1))
+    for name, state in now.items():
+        then.setdefault(name, (state.sequence, state.position, 0))
+    found = []
+    for name, (sequence, position, own) in then.items():
+        was, stood = last.get(name, (0, b"") if sequence <= own + LOST_NEW_MAX else (sequence, b""))
+        if (groups := sequence - own - was) > 0:
+            found.append(LostProducer(name=name, groups=groups, before=stood, after=position))
     return found
+
+
+def _named(header: FrameHeader) -> LostFrame:
+    return LostFrame(
+        partition=header.partition,
+        offset=header.offset,
+        kind=f"{header.schema_id:016x}",
+        rows=header.rows,
+        event_time_ns_min=header.event_time_ns_min,
+        event_time_ns_max=header.event_time_ns_max,
+    )
+
+
+def _headers(walker: Walker, start: int, end: int) -> Iterator[FrameHeader]:
+    for item in walker.walk(start, end, chain=None, open_end=False):
+        if isinstance(item, Span):
+            yield from item.headers
 
 
 def lost_group(log_id: str, gap: Gap, lost: Sequence[LostFrame]) -> Group:

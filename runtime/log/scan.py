@@ -107,6 +107,15 @@ class Walker:
             yield gap
             at, chain = gap.end, None
 
+    def headers(self, start: int, end: int) -> Iterator[FrameHeader]:
+        """Every header of [start, end) that checks, whatever is around it. `start` is any multiple of 8."""
+        at = start
+        while (at := self._find_magic(at, end)) < end:
+            header = self._header(at, end)
+            if header is not None:
+                yield header
+            at += 8
+
     def next_of(self, partition: int, start: int, limit: int) -> tuple[int, int] | None:
         """(position of its group, offset) of the first frame of `partition` in a group that begins in [start, limit).
 

@@ -39,7 +39,8 @@ def wait(pipeline: Pipeline, key: str, seconds: float = 90) -> None:
         time.sleep(0.2)
 
 
-def test_a_flipped_bit_costs_one_slice_which_is_fetched_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", [400, 60], ids=["body", "header"])
+def test_a_flipped_bit_costs_one_slice_which_is_fetched_again(tmp_path: Path, where: int) -> None:
     pipeline = Pipeline(tmp_path / "data", *SETTINGS)
     folder = tmp_path / "data" / "log"
     pipeline.start(extra=NO_SINK)  # everything stays in the log: no sink is there
@@ -54,7 +55,7 @@ def test_a_flipped_bit_costs_one_slice_which_is_fetched_again(tmp_path: Path) ->
     log = open_files(RealDisk(), folder)
     victim = [g for g in log.groups() if any(f.kind == "quotes" and f.rows for f in g.frames)][1]
     [segment] = [s for s, end in log.extents() if s.base <= victim.position < end]
-    at = HEADER_BYTES + victim.position - segment.base + 400  # in the first frame's body
+    at = HEADER_BYTES + victim.position - segment.base + where  # in the first frame
     with segment.path.open("r+b") as file:
         file.seek(at)
         byte = file.read(1)[0]

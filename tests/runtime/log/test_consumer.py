@@ -255,7 +255,7 @@ async def test_a_lost_header_is_named_by_the_offsets_around_it(rig: Any, draft: 
     found = await take(log.consumer("c"), 5)
     assert [(f.partition, f.offset) for f in found[2].frames] == [(f.partition, f.offset) for f in made[2].frames]
     [damage] = log.damage
-    assert [(x.partition, x.offset, x.kind) for x in log.lost_of(damage)] == [
+    assert [(x.partition, x.offset, x.kind) for x in log.lost_of(damage).frames] == [
         (f.partition, f.offset, "") for f in made[2].frames
     ]
     assert f"{damage.position:020d}.frame" in rig.disk.names(rig.path / "quarantine")
@@ -267,7 +267,7 @@ async def test_a_lost_body_is_named_by_its_header(rig: Any, draft: Draft) -> Non
     log = rig.open()
     await take(log.consumer("c"), 5)
     [damage] = log.damage
-    assert [(x.partition, x.offset, x.kind, x.rows, x.event_time_ns_min) for x in log.lost_of(damage)] == [
+    assert [(x.partition, x.offset, x.kind, x.rows, x.event_time_ns_min) for x in log.lost_of(damage).frames] == [
         (f.partition, f.offset, f.kind, f.rows, f.event_time_ns_min) for f in made[2].frames
     ]
 
