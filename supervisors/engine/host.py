@@ -109,7 +109,10 @@ class Host:
         return self._root
 
     def report_unstoppable(self, life: Life) -> None:
-        """Rung 5: name it, and have the process end with code 70."""
+        """Rung 5: name it, once, and have the process end with code 70."""
+        if life.is_told:
+            return
+        life.is_told = True
         stack = stack_of(life)
         detail = f"hangs in {stack}"
         self.report(Event(kind=EventKind.UNSTOPPABLE, path=life.path, incarnation=life.number, detail=detail))

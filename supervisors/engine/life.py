@@ -16,6 +16,8 @@ from supervisors.engine.exits import ExitKind, ExitReason, classify
 
 SHIELD_GRACE_S = 0.5
 """Rung 3: what a child gets after its registered shields were cancelled."""
+LEAK_LOOK_S = 0.01
+STACK_TASKS_MAX = 5
 
 
 class Life:
@@ -34,6 +36,8 @@ class Life:
         "is_fatal",
         "is_ignored",
         "is_ready",
+        "is_told",
+        "leak_s",
         "number",
         "path",
         "ready_s",
@@ -69,6 +73,10 @@ class Life:
         """Set by the watchdog: however it ends now, it was a crash."""
         self.asked = False
         self.forced = False
+        self.leak_s = math.inf
+        """When (Trio time) the body ended and left tasks of a nursery behind that did not end with it."""
+        self.is_told = False
+        """Reported as unstoppable."""
         self.task: trio.lowlevel.Task | None = None
         self.shields: set[trio.CancelScope] = set()
         self._ask: Callable[[], None] | None = None
@@ -114,11 +122,14 @@ class Life:
                 try:
                     await self._body(self)
                 finally:
-                    self._cancel_leaked_nurseries()
+                    await self._end_leaked_tasks()
         except BaseException as exc:  # noqa: BLE001 - the one place that catches everything: the child boundary
             error = exc
-        # A leaked nursery would make Trio fail this task, after we can catch it, and so cancel every sibling. There is
-        # no public way to disown it; a nursery of our own around every body would cost each start a second task.
+        # They are empty now; but a leaked nursery, were it only known, would make Trio fail this task after we can
+        # catch it, and so cancel every sibling. There is no public way to forget one; a nursery of our own around every
+        # body would cost each start a second task.
+        for nursery in self.task._child_nurseries:  # noqa: SLF001
+            nursery._closed = True  # noqa: SLF001 - who still holds it is told when it wants to start something
         self.task._child_nurseries.clear()  # noqa: SLF001
         self.exit = classify(error, asked=self.asked, forced=self.forced, outages=self._outages)
         if self.blame is not None and self.exit.kind is not ExitKind.CRASHED:
@@ -128,11 +139,20 @@ class Life:
         self.done.set()
         self._on_end(self)
 
-    def _cancel_leaked_nurseries(self) -> None:
-        """A nursery entered and never left: cancel its tasks. Leaving our scope then raises, which is the report."""
-        if self.task is not None and self.task.child_nurseries:
-            for nursery in self.task.child_nurseries:
-                nursery.cancel_scope.cancel(reason=f"{self.path} ended and left this nursery open")
+    async def _end_leaked_tasks(self) -> None:
+        """Cancel what runs in nurseries that were entered and never left, and wait: this life ends after them.
+
+        Leaving our scope then raises, which is the report. Tasks that do not end are found by the watchdog.
+        """
+        if self.task is None or not self.task.child_nurseries:
+            return
+        self.leak_s = trio.current_time()
+        with trio.CancelScope(shield=True):
+            while any(nursery.child_tasks for nursery in self.task.child_nurseries):
+                for nursery in self.task.child_nurseries:
+                    nursery.cancel_scope.cancel(reason=f"{self.path} ended and left this nursery open")
+                await trio.sleep(LEAK_LOOK_S)
+        self.leak_s = math.inf
 
 
 async def climb(
@@ -158,12 +178,21 @@ async def _wait(life: Life, timeout_s: float, deadline_s: float) -> None:
 
 
 def stack_of(life: Life) -> str:
-    """Where the child hangs, innermost frame last: `actors/x.py:12 run > actors/y.py:7 write`."""
+    """Where the child hangs, innermost frame last: `actors/x.py:12 run > actors/y.py:7 write`.
+
+    Where it waits for tasks of its own, the first of them goes on: that one is what it hangs in.
+    """
     if life.task is None:
         return "not started"
-    frames = []
-    for frame, line in life.task.iter_await_frames():
-        parts = frame.f_code.co_filename.split("/")
-        if "trio" not in parts and parts[-3:-1] != ["supervisors", "engine"]:  # what is always there says nothing
-            frames.append(f"{'/'.join(parts[-3:])}:{line} {frame.f_code.co_name}")
+    frames: list[str] = []
+    task: trio.lowlevel.Task | None = life.task
+    for _ in range(STACK_TASKS_MAX):
+        if task is None:
+            break
+        for frame, line in task.iter_await_frames():
+            parts = frame.f_code.co_filename.split("/")
+            if "trio" not in parts and parts[-3:-1] != ["supervisors", "engine"]:  # what is always there says nothing
+                frames.append(f"{'/'.join(parts[-3:])}:{line} {frame.f_code.co_name}")
+        inner = [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+        task = min(inner, key=lambda child: child.name, default=None)
     return " > ".join(frames) or "its own start"

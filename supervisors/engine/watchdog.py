@@ -41,10 +41,12 @@ def late_actors(host: Host) -> tuple[str, ...]:
 
 
 async def end_stalled(host: Host) -> None:
-    """For ever: look at every actor and end the stalled ones."""
+    """For ever: look at every actor, end the stalled ones and report those whose own tasks outlive them."""
     while True:
         await trio.sleep(LOOK_S)
         for life, spec in tuple(host.lives.items()):
+            if trio.current_time() - life.leak_s > spec.cancel_grace_s:
+                host.report_unstoppable(life)
             if life.blame is None and late_s(spec, life, host) > 0:
                 life.blame = ActorStalled(f"{life.path} made no progress for {spec.progress_timeout_s} s")
                 host.report(

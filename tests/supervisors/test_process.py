@@ -226,6 +226,17 @@ def test_an_unstoppable_child_is_named_the_rest_stops_and_the_process_leaves_wit
     assert "process_ended exit 70: UnstoppableChild: pipeline/rogues/swallows did not stop" in said.stdout
 
 
+def test_a_leaked_task_that_nothing_ends_is_named_and_the_process_leaves_with_70(run) -> None:
+    run.start("stubborn")
+    run.manager.wait_for("READY=1")
+    assert run.wait(20) == 70
+    told = run.named("actor_unstoppable")["pipeline/rogues/stubborn"]
+    assert "rogues.py" in told["detail"]
+    assert {"pipeline/core/storage/buffer", "pipeline/health"} <= run.named("actor_stopped").keys()
+    starts = [r for r in run.records() if r["event"] == "actor_started" and r["path"] == "pipeline/rogues/stubborn"]
+    assert len(starts) == 1, "no twin"
+
+
 def test_a_fatal_error_first_and_an_unstoppable_child_after_it_still_end_the_process(run) -> None:
     run.start("swallows,loses")
     run.manager.wait_for("READY=1")
@@ -302,8 +313,8 @@ def test_the_unit_is_accepted_by_systemd_analyze(tmp_path) -> None:
 
 def test_the_unit_keeps_what_the_program_promises() -> None:
     """Numbers and codes that stand in two places."""
-    from supervisors.cli.exits import Exit
     from supervisors.cli import run, service
+    from supervisors.cli.exits import Exit
     from supervisors.engine.run import OVERTIME_S
 
     values = dict(line.split("=", 1) for line in UNIT.read_text().splitlines() if "=" in line and line[0] not in "#[")

@@ -10,12 +10,21 @@ import trio
 from runtime.errors import ConfigError, InvariantViolation, LogSyncFailed, RestartIntensityExceeded, UnstoppableChild
 from supervisors.engine.child import Restart
 from supervisors.engine.events import EventKind
+from supervisors.engine.life import Life
 
 
 async def ignore_everything(release: trio.Event, ctx) -> None:
     ctx.ready()
     with trio.CancelScope(shield=True):
         await release.wait()
+
+
+@pytest.fixture
+async def release():
+    """Ends what nothing else ends, also when the test fails: Trio would wait for ever."""
+    event = trio.Event()
+    yield event
+    event.set()
 
 
 async def test_cancelling_the_tree_from_outside_is_the_same_ordered_stop(autojump_clock, world) -> None:
@@ -70,8 +79,9 @@ async def test_no_grace_means_cancelled_at_once_and_that_is_no_error(autojump_cl
     assert world.kinds("root/a")[-1] is EventKind.STOPPED
 
 
-async def test_an_unstoppable_child_is_named_with_its_stack_and_the_siblings_still_stop(autojump_clock, world) -> None:
-    release = trio.Event()
+async def test_an_unstoppable_child_is_named_with_its_stack_and_the_siblings_still_stop(
+    autojump_clock, world, release
+) -> None:
     bad = world.child("bad", world.actor(partial(ignore_everything, release)))
     with pytest.RaisesGroup(pytest.RaisesExc(UnstoppableChild, match=r"root/bad did not stop.*ignore_everything")):
         async with world.running(world.sup("root", "one_for_one", "a", bad, "c")):
@@ -80,7 +90,6 @@ async def test_an_unstoppable_child_is_named_with_its_stack_and_the_siblings_sti
     assert world.kinds("root/bad")[-2:] == [EventKind.UNSTOPPABLE, EventKind.FATAL]
     assert world.state("bad") == "FAILED"
     assert trio.current_time() == pytest.approx(7.1, abs=0.2)  # 5 s grace, 2 s after the cancel
-    release.set()
 
 
 async def test_a_registered_shield_is_opened_before_giving_up(autojump_clock, world) -> None:
@@ -94,8 +103,7 @@ async def test_a_registered_shield_is_opened_before_giving_up(autojump_clock, wo
     assert trio.current_time() == pytest.approx(7.0, abs=0.1)
 
 
-async def test_no_twin_is_started_beside_an_unstoppable_child(autojump_clock, world) -> None:
-    release = trio.Event()
+async def test_no_twin_is_started_beside_an_unstoppable_child(autojump_clock, world, release) -> None:
     starts = []
 
     async def run(ctx) -> None:
@@ -108,7 +116,6 @@ async def test_no_twin_is_started_beside_an_unstoppable_child(autojump_clock, wo
             await world.crash("a")
             await trio.sleep(60)
     assert starts == [1]
-    release.set()
 
 
 async def test_the_whole_stop_keeps_its_deadline_however_many_children_are_slow(autojump_clock, world) -> None:
@@ -127,14 +134,12 @@ async def test_the_whole_stop_keeps_its_deadline_however_many_children_are_slow(
     assert {world.state(n) for n in names} == {"STOPPED"}
 
 
-async def test_twenty_unstoppable_children_cannot_stretch_the_deadline(autojump_clock, world) -> None:
-    release = trio.Event()
+async def test_twenty_unstoppable_children_cannot_stretch_the_deadline(autojump_clock, world, release) -> None:
     specs = [world.child(f"c{i}", world.actor(partial(ignore_everything, release))) for i in range(20)]
     with pytest.RaisesGroup(UnstoppableChild):
         async with world.running(world.sup("root", "one_for_one", *specs), shutdown_deadline_s=10.0):
             pass
     assert trio.current_time() <= 10.2
-    release.set()
 
 
 @pytest.mark.parametrize("kind", [LogSyncFailed, InvariantViolation, ConfigError])
@@ -226,6 +231,118 @@ async def test_a_child_that_leaks_a_nursery_is_named_and_hurts_nobody(autojump_c
         assert world.child_state("leaky").restarts == 1
         assert "Nursery" in world.child_state("leaky").last_exit or "corrupted" in world.child_state("leaky").last_exit
         assert leaked == ["ended"]
+
+
+def leaks_a_stubborn_task(world, release: trio.Event):
+    """Returns after one second and leaves a nursery open, in which a task swallows its cancellation."""
+
+    async def stubborn() -> None:
+        while not release.is_set():
+            try:
+                await release.wait()
+            except trio.Cancelled:
+                with trio.CancelScope(shield=True):
+                    await release.wait()
+
+    async def run(ctx) -> None:
+        world.trace.append("+leaky")
+        ctx.ready()
+        nursery = await trio.open_nursery().__aenter__()
+        nursery.start_soon(stubborn)
+        await trio.sleep(1)
+
+    return world.child("leaky", world.actor(run))
+
+
+async def test_a_leaked_task_that_swallows_cancellation_is_an_unstoppable_child(autojump_clock, world, release) -> None:
+    spec = world.sup("root", "one_for_one", "a", leaks_a_stubborn_task(world, release), "c")
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(UnstoppableChild, match=r"root/leaky did not stop; it hangs in .* stubborn$")
+    ):
+        async with world.running(spec):
+            await trio.sleep(1000)
+    assert world.take() == "+a +leaky +c -c -a", "no twin, and the siblings stop in order"
+    assert world.kinds("root/leaky") == [EventKind.STARTED, EventKind.UNSTOPPABLE, EventKind.FATAL]
+    assert world.state("leaky") == "FAILED"
+    assert trio.current_time() < 1 + 2 + 1 + 7 + 1  # its life, the grace, the look, the ladder
+    assert world.admin.leftovers() == ("root/leaky",)
+    release.set()
+    await trio.sleep(0.1)
+    assert world.admin.leftovers() == ()
+
+
+async def test_control_without_waiting_for_leaked_tasks_a_twin_is_started(
+    autojump_clock, world, release, monkeypatch
+) -> None:
+    async def only_cancel(life) -> None:
+        for nursery in life.task.child_nurseries:
+            nursery.cancel_scope.cancel(reason="leaked")
+
+    monkeypatch.setattr(Life, "_end_leaked_tasks", only_cancel)
+    async with world.running(world.sup("root", "one_for_one", leaks_a_stubborn_task(world, release), "c")):
+        await trio.sleep(1.5)
+        assert world.trace.count("+leaky") == 2
+        release.set()
+
+
+@pytest.mark.parametrize("how", ["stop", "one_for_all"])
+async def test_a_leaked_task_cannot_stretch_the_deadline_nor_get_a_twin(
+    autojump_clock, world, release, how: str
+) -> None:
+    spec = world.sup("root", "one_for_all", "a", leaks_a_stubborn_task(world, release), "c")
+    with pytest.RaisesGroup(UnstoppableChild):
+        async with world.running(spec, shutdown_deadline_s=5.0):
+            await trio.sleep(1.1)
+            if how == "one_for_all":
+                await world.crash("a")
+                await trio.sleep(1000)
+    assert trio.current_time() < 1 + 2 + 7 + 5 + 1
+    assert world.trace.count("+leaky") == 1
+    release.set()
+    await trio.sleep(0.1)
+
+
+async def test_a_leaked_task_that_ends_late_is_waited_for_before_the_twin(autojump_clock, world) -> None:
+    """Within the grace after its cancellation it may clean up; the next incarnation starts behind it."""
+    trace = []
+
+    async def slow() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1.5)
+            trace.append("-task")
+
+    async def run(ctx) -> None:
+        trace.append(f"+{ctx.incarnation}")
+        ctx.ready()
+        if ctx.incarnation == 1:
+            nursery = await trio.open_nursery().__aenter__()
+            nursery.start_soon(slow)
+            await trio.lowlevel.checkpoint()
+            world.leaked = nursery
+            raise world.Boom
+        await ctx.drain_requested.wait()
+
+    async with world.running(world.sup("root", "one_for_one", "a", world.child("leaky", world.actor(run)))):
+        await trio.sleep(5)
+        assert trace == ["+1", "-task", "+2"]
+        with pytest.raises(RuntimeError, match="closed to new arrivals"):
+            world.leaked.start_soon(slow)
+    assert world.kinds("root/leaky")[1] is EventKind.CRASHED
+
+
+async def test_the_stack_of_a_hanging_child_goes_on_in_the_task_it_waits_for(autojump_clock, world, release) -> None:
+
+    async def run(ctx) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ignore_everything, release, ctx)
+
+    child = world.child("bad", world.actor(run))
+    with pytest.RaisesGroup(pytest.RaisesExc(UnstoppableChild, match=r"run > .*ignore_everything$")):
+        async with world.running(world.sup("root", "one_for_one", child)):
+            pass
 
 
 async def test_a_child_that_swallows_cancellation_and_returns_counts_as_stopped(autojump_clock, world) -> None:

@@ -15,8 +15,8 @@ import trio
 import supervisors.cli.run as run_module
 from runtime.actor import ActorContext
 from runtime.errors import LogSyncFailed
-from supervisors.engine.admin import Admin
 from supervisors.cli.main import main
+from supervisors.engine.admin import Admin
 from supervisors.engine.child import ChildSpec, RestartIntensity, Strategy, SupervisorSpec
 
 
@@ -71,6 +71,16 @@ class LeaksNursery:
         await ctx.drain_requested.wait()
 
 
+class LeaksStubborn:
+    """Returns, and leaves a task behind that swallows its cancellation."""
+
+    async def run(self, ctx: ActorContext) -> None:
+        ctx.ready()
+        nursery = await trio.open_nursery().__aenter__()
+        nursery.start_soon(Swallows().run, ctx)
+        await trio.sleep(1)
+
+
 class LosesDisk:
     """Ends with the error after which the process must stop, with a code of its own."""
 
@@ -82,6 +92,7 @@ class LosesDisk:
 
 KINDS = {
     "loses": LosesDisk,
+    "stubborn": LeaksStubborn,
     "swallows": Swallows,
     "blocks": Blocks,
     "cleanup": FailsInCleanup,
