@@ -28,6 +28,8 @@ def parse_toml(text: str, name: str) -> Mapping[str, object]:
             raise ConfigError(f"{name}: not valid TOML: {exc}") from exc
         line, column = found[2] or str(text.count("\n") + 1), found[3] or "1"
         raise ConfigError(f"{name}:{line}:{column}: not valid TOML: {found[1]}") from exc
+    except RecursionError as exc:
+        raise ConfigError(f"{name}: nested deeper than can be read") from exc
 
 
 def key_lines(text: str) -> dict[Path_, int]:
@@ -93,6 +95,6 @@ def parse_value(text: str, *, as_text: bool) -> object:
         return text
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
     return parsed["value"] if len(parsed) == 1 else text

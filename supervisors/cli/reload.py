@@ -8,14 +8,16 @@ other changed keys are named; they hold from the next start.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import attrs
 
-from runtime.errors import AdminRefused, ConfigError, StartFailed
+from runtime.errors import AdminRefused, ConfigError, HoldfastError
 from runtime.settings import Settings, redact_dsn
 from supervisors.cli.check import values_of
 from supervisors.engine.admin import Admin
+from supervisors.engine.exits import describe
 
 NOTHING = ""
 """The new value is simply used from now on."""
@@ -94,19 +96,42 @@ def _with_value(node: Any, path: list[str], value: object) -> Any:
 async def carry_out(change: Change, use: Callable[[Settings], None], admin: Admin, *, running: Settings) -> None:
     """Take over `change`: `use` the settings, then start each child anew; on a failure put everything back.
 
+    A child that does not even start with its old values is left to its supervisor, which tries on as after a crash.
+
     Raises: ConfigError when it was put back, saying why.
     """
-    renewed: list[str] = []
-    use(change.settings)
+    touched: list[str] = []
     try:
+        use(change.settings)
         for child in change.renew:
-            renewed.append(child)
+            touched.append(child)
             await _renew(admin, child)
-    except (StartFailed, AdminRefused) as exc:
+    except Exception as exc:
+        troubles = [
+            _told(touched[-1] if touched else "the process", exc),
+            *await _put_back(touched, use, admin, running),
+        ]
+        raise ConfigError("; ".join(troubles)) from exc
+
+
+def _told(what: str, error: Exception) -> str:
+    return f"{what} does not run with it: {error if isinstance(error, HoldfastError) else describe(error)}"
+
+
+async def _put_back(touched: list[str], use: Callable[[Settings], None], admin: Admin, running: Settings) -> list[str]:
+    """The old settings, and each child anew with them. What did not work, one text each."""
+    troubles = []
+    try:
         use(running)
-        for child in renewed:
+    except Exception as exc:  # noqa: BLE001 - a log file that cannot be opened any more, say
+        troubles.append(f"putting back: {describe(exc)}")
+    for child in touched:
+        try:
             await _renew(admin, child)
-        raise ConfigError(f"{renewed[-1]} does not run with it: {exc}") from exc
+        except Exception as exc:  # noqa: BLE001 - the other children come first
+            troubles.append(f"putting back {child}: {describe(exc)}; its supervisor goes on trying")
+            await _recover(admin, child)
+    return troubles
 
 
 async def _renew(admin: Admin, child: str) -> None:
@@ -117,3 +142,9 @@ async def _renew(admin: Admin, child: str) -> None:
     parent = path.rpartition("/")[0]
     await admin.terminate_child(parent, child)
     await admin.restart_child(parent, child)
+
+
+async def _recover(admin: Admin, child: str) -> None:
+    if (path := admin.path_of(child)) is not None:
+        with suppress(AdminRefused):  # its supervisor ended meanwhile: who starts that one starts the child
+            await admin.recover_child(path.rpartition("/")[0], child)

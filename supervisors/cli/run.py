@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.abc import MetaPathFinder
+from pathlib import Path
 from typing import NoReturn
 
 import attrs
@@ -29,7 +30,7 @@ from runtime.ratelimit import BudgetLimits
 from runtime.settings import Settings, resolve_interval
 from runtime.telemetry import LogSetup, configure_logging
 from supervisors.cli.exits import Exit, decisive
-from supervisors.cli.options import LOG_FILE, add_config_options, secrets_in, settings_from
+from supervisors.cli.options import LOG_FILE, add_config_options, loaded_from, secrets_in
 from supervisors.cli.progress import show_progress
 from supervisors.cli.runnable import check_runnable
 from supervisors.cli.service import Service, open_history
@@ -66,16 +67,21 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """The command."""
-    settings = settings_from(args)
+    loaded = loaded_from(args)
     mode = RunMode(until_idle=args.until_idle, test_mode=args.test_mode, adopt=args.adopt)
-    return run_pipeline(settings, mode, reread=partial(_reread, args))
+    return run_pipeline(loaded.settings, mode, reread=partial(_reread, args, loaded.file))
 
 
-def _reread(args: argparse.Namespace) -> Settings:
-    """The configuration as it stands now, for a reload. Raises: ConfigError."""
-    settings = settings_from(args)
-    check_runnable(settings, SystemClock().wall_ns())
-    return settings
+def _reread(args: argparse.Namespace, file: Path | None) -> Settings:
+    """The configuration as it stands now, for a reload; `file` is what was read at the start.
+
+    Raises: ConfigError, also when that file is gone: nobody wants all defaults by deleting it.
+    """
+    loaded = loaded_from(args)
+    if file is not None and loaded.file is None:
+        raise ConfigError(f"{file} is gone")
+    check_runnable(loaded.settings, SystemClock().wall_ns())
+    return loaded.settings
 
 
 @attrs.frozen(kw_only=True)
@@ -189,7 +195,7 @@ async def _close(parts: Parts, stuck: tuple[str, ...]) -> None:
     """Sync and release what is ours, within a time limit: a hanging disk must not keep the process."""
     if not any(path.endswith(f"/{WRITER}") for path in stuck):  # one that hangs may be writing; a crash loses nothing
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
-            await trio.to_thread.run_sync(parts.log.close, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(parts.close, abandon_on_cancel=True)
     parts.listener.close()
     parts.endpoints.sync({})
 

@@ -27,6 +27,7 @@ from runtime.settings import Settings
 from supervisors.cli.reload import carry_out, compare
 from supervisors.engine.admin import Admin
 from supervisors.engine.events import Event, EventKind, Report, report_to
+from supervisors.engine.exits import describe, one_line
 from supervisors.engine.history import Entry, History, both, dump
 from supervisors.engine.watchdog import LoopHold
 
@@ -195,19 +196,27 @@ class Service:
     async def _reload_on(self, wanted: trio.MemoryReceiveChannel[None]) -> None:
         async for _ in wanted:
             self.notifier.reloading()
-            outcome = await self._reload()
+            outcome = one_line(await self._reload())
             self.notifier.ready(outcome)
+            self.history.history.note("pipeline", "reload", outcome)
             structlog.stdlib.get_logger("supervisor").warning("reload", outcome=outcome)
 
     async def _reload(self) -> str:
-        """What came of it, in one line."""
+        """What came of it, in one line. Never raises: a running process is worth more than its next configuration."""
         if self.reread is None or not self.ready.is_set() or self.admin.is_stopping:
             return "reload refused: not while it starts, stops, or runs one job"
         try:
-            change = compare(self.settings, await trio.to_thread.run_sync(self.reread))
-            await carry_out(change, self.use, self.admin, running=self.settings)
+            wanted = await trio.to_thread.run_sync(self.reread, abandon_on_cancel=True)
+            change = compare(self.settings, wanted)
         except ConfigError as exc:
             return f"reload refused, nothing changed: {'; '.join(str(exc).splitlines())}"
+        except Exception as exc:  # noqa: BLE001 - a bug in reading it, or a file like no other
+            structlog.stdlib.get_logger("supervisor").error("reload_failed", exc_info=exc)
+            return f"reload refused, nothing changed: cannot be read: {describe(exc)}"
+        try:
+            await carry_out(change, self.use, self.admin, running=self.settings)
+        except ConfigError as exc:
+            return f"reload refused, put back: {exc}"
         self.settings = change.settings
         return f"reloaded, {change}"
 

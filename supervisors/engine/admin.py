@@ -143,6 +143,13 @@ class Admin:
         """
         return await self._call(path, partial(_restart_child, child_id=child_id))
 
+    async def recover_child(self, path: str, child_id: str) -> None:
+        """Have an idle child restarted as after a crash: with backoff, at the budget's cost, until it runs.
+
+        Not OTP's: for who stopped a child by hand and cannot start it again. Raises: AdminRefused not_found.
+        """
+        await self._call(path, partial(_recover_child, child_id=child_id))
+
     async def delete_child(self, path: str, child_id: str) -> None:
         """Forget an idle child. Raises: AdminRefused not_found / running / restarting."""
         await self._call(path, partial(_delete_child, child_id=child_id))
@@ -234,6 +241,12 @@ async def _restart_child(supervisor: Supervisor, *, child_id: str) -> bool:
     if reason is not None:
         raise start_error(slot, reason)
     return slot.life is not None
+
+
+async def _recover_child(supervisor: Supervisor, *, child_id: str) -> None:
+    slot = _find(supervisor, child_id)
+    if _presence(slot) is Presence.IDLE and not slot.is_stuck:
+        supervisor.recover(slot)
 
 
 async def _delete_child(supervisor: Supervisor, *, child_id: str) -> None:

@@ -108,6 +108,12 @@ class Supervisor:
         """Put an admin call into the inbox."""
         self._send.send_nowait(request)
 
+    def recover(self, slot: Slot) -> None:
+        """Take an idle child as one whose restart failed: tried again under its backoff and the budget (R20)."""
+        slot.is_restarting = True
+        slot.publish(self.host, states.BACKING_OFF)
+        self._send.send_nowait(Retry(slot))
+
     def _abort_requests(self) -> None:
         while self._receive.statistics().current_buffer_used:
             match self._receive.receive_nowait():
@@ -274,9 +280,7 @@ class Supervisor:
             if reason.kind is ExitKind.OUTAGE:
                 self._back_off(slot, todo[position:])
             else:
-                slot.is_restarting = True
-                slot.publish(self.host, states.BACKING_OFF)
-                self._send.send_nowait(Retry(slot))
+                self.recover(slot)
             return
 
     def _named(self, ids: tuple[str, ...]) -> list[Slot]:

@@ -181,6 +181,28 @@ def test_a_reload_that_is_refused_leaves_everything_as_it_was(run) -> None:
     assert run.wait(30) == 0
 
 
+def test_a_configuration_that_is_gone_or_absurd_ends_nothing(run) -> None:
+    run.start()
+    run.manager.wait_for("READY=1")
+    (run.folder / "config.toml").unlink()
+    run.send(signal.SIGHUP)
+    run.manager.wait_for("RELOADING=1")
+    gone = run.manager.wait_for("READY=1")
+    assert gone == "STATUS=reload refused, nothing changed: config.toml is gone\nREADY=1"
+    (run.folder / "config.toml").write_text("x = " + "[" * 3000 + "]" * 3000)
+    run.send(signal.SIGHUP)
+    run.manager.wait_for("RELOADING=1")
+    assert "nested deeper than can be read" in run.manager.wait_for("READY=1")
+    run.write_config(level="debug")
+    run.send(signal.SIGHUP)
+    run.manager.wait_for("RELOADING=1")
+    assert "reloaded, changed: pipeline.log_level" in run.manager.wait_for("READY=1")
+    run.manager.listen(1.5)
+    assert "pipeline reload reload refused, nothing changed: config.toml is gone" in run.cli("status").stdout
+    run.send(signal.SIGTERM)
+    assert run.wait(30) == 0
+
+
 def test_misbehaving_children_are_named_and_their_siblings_unharmed(run) -> None:
     run.start("blocks,cleanup,group,leaks")
     run.manager.wait_for("READY=1")

@@ -11,6 +11,7 @@ import trio
 from runtime.config import load
 from runtime.errors import ConfigError
 from runtime.settings import Settings
+from supervisors.cli import reload
 from supervisors.cli.check import values_of
 from supervisors.cli.reload import _RENEWS, carry_out, compare
 
@@ -108,3 +109,85 @@ async def test_what_the_tree_does_not_have_needs_nothing(autojump_clock, world) 
         await carry_out(change, lambda _: None, world.admin, running=settings())
         await trio.sleep(1)
         assert world.take() == "+a"
+
+
+async def test_a_child_that_starts_neither_way_is_left_to_its_supervisor(autojump_clock, world) -> None:
+    """Renewal fails, putting back fails, the others are put back all the same; then it is restarted as after a crash."""
+    before, wanted = settings(), settings("pipeline.name=x", "vendors.polygon.request_timeout_s=60")
+    change = compare(before, wanted)
+    used: list[Settings] = []
+    tree = world.sup("root", "one_for_one", "health", world.sup("ingest", "one_for_one", "downloader.history"), "z")
+    async with world.running(tree):
+        world.take()
+        world.fail_start("downloader.history", times=3)
+        with pytest.raises(ConfigError) as caught:
+            await carry_out(change, used.append, world.admin, running=before)
+        assert used == [change.settings, before]
+        assert "downloader.history does not run with it: root/ingest/downloader.history did not start" in str(
+            caught.value
+        )
+        assert "putting back downloader.history: StartFailed" in str(caught.value)
+        await world.settle()
+        assert world.state("health") == world.state("downloader.history") == "RUNNING"
+        assert world.child_state("downloader.history").restarts == 2  # one more failed, one that came up
+        assert world.state("root") == "RUNNING"
+
+
+async def test_control_without_recovery_it_would_stay_down(autojump_clock, world, monkeypatch) -> None:
+    async def nothing(admin, child) -> None:
+        pass
+
+    monkeypatch.setattr(reload, "_recover", nothing)
+    change = compare(settings(), settings("pipeline.name=x"))
+    async with world.running(world.sup("root", "one_for_one", "health", "z")):
+        world.fail_start("health", times=2)
+        with pytest.raises(ConfigError):
+            await carry_out(change, lambda _: None, world.admin, running=settings())
+        await trio.sleep(1000)
+        assert world.state("health") == "FAILED"
+
+
+async def test_a_child_that_never_starts_again_escalates_like_any_other(autojump_clock, world) -> None:
+    change = compare(settings(), settings("pipeline.name=x"))
+    inner = world.sup("inner", "one_for_one", "health", intensity=(3, 30.0))
+    async with world.running(world.sup("root", "one_for_one", inner, "z")):
+        world.fail_start("health", times=2 + 3)
+        with pytest.raises(ConfigError):
+            await carry_out(change, lambda _: None, world.admin, running=settings())
+        await world.settle()
+        assert "supervisor_escalated" in world.kinds("root/inner")
+        assert world.state("health") == "RUNNING"
+
+
+async def test_settings_that_cannot_even_be_used_are_put_back(autojump_clock, world) -> None:
+    change = compare(settings(), settings("pipeline.log_level=debug"))
+
+    def use(wanted: Settings) -> None:
+        if wanted.pipeline.log_level == "debug":
+            raise OSError("no space")
+
+    with pytest.raises(ConfigError, match="the process does not run with it: OSError: no space"):
+        await carry_out(change, use, world.admin, running=settings())
+
+
+async def test_a_reload_while_the_tree_stops_is_refused_and_ends_nothing(autojump_clock, world) -> None:
+    change = compare(settings(), settings("pipeline.name=x"))
+    outcome: list[str] = []
+
+    async def slow(ctx) -> None:
+        await trio.sleep(3)
+
+    world.on_drain["health"] = slow
+
+    async def reload() -> None:
+        try:
+            await carry_out(change, lambda _: None, world.admin, running=settings())
+        except ConfigError as exc:
+            outcome.append(str(exc))
+
+    async with world.running(world.sup("root", "one_for_one", "health", "z")) as nursery:
+        nursery.start_soon(reload)
+        await trio.sleep(1)
+        world.stop.set()
+    assert len(outcome) == 1
+    assert "noproc" in outcome[0]

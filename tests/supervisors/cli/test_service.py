@@ -11,6 +11,7 @@ import trio
 from runtime.actor import Seams, offload_inline
 from runtime.board import Board, ChildState, ConsumerState
 from runtime.clock import VirtualClock
+from runtime.config import load
 from runtime.disk_memory import MemoryDisk
 from runtime.entropy import SeededEntropy
 from runtime.metrics import BoardCollector, render
@@ -27,6 +28,15 @@ class Said:
 
     def __init__(self) -> None:
         self.extended: list[float] = []
+
+        self.readied: list[str] = []
+
+    def reloading(self) -> bool:
+        return True
+
+    def ready(self, status: str = "") -> bool:
+        self.readied.append(status)
+        return True
 
     def extend(self, seconds: float) -> bool:
         self.extended.append(seconds)
@@ -144,19 +154,25 @@ def test_signs_of_work_change_when_something_moved_only() -> None:
     assert signs_of_work(board) != seen
 
 
-async def test_more_time_is_asked_for_while_a_start_gets_on_and_not_when_it_hangs(autojump_clock, seams, world) -> None:
-    said = Said()
-    service = Service(
+def service_of(
+    seams, world, *, notifier=None, reread=None, use=lambda _: None, running: Settings | None = None
+) -> Service:
+    return Service(
         board=seams.board,
         clock=seams.clock,
         metrics=seams.metrics,
-        notifier=said,
+        notifier=notifier or Said(),
         admin=world.admin,
         history=HistoryFile(disk=MemoryDisk(), path=Path("x"), history=History(seams.clock.wall_ns)),
-        settings=Settings(),
-        use=lambda _: None,
-        reread=None,
+        settings=running or Settings(),
+        use=use,
+        reread=reread,
     )
+
+
+async def test_more_time_is_asked_for_while_a_start_gets_on_and_not_when_it_hangs(autojump_clock, seams, world) -> None:
+    said = Said()
+    service = service_of(seams, world, notifier=said)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(service._ask_for_time)
         await trio.sleep(1)
@@ -170,3 +186,40 @@ async def test_more_time_is_asked_for_while_a_start_gets_on_and_not_when_it_hang
         await trio.sleep(2 * EXTEND_EVERY_S)
         assert len(said.extended) == 3
         nursery.cancel_scope.cancel()
+
+
+def too_deep(tmp_path: Path) -> Settings:
+    (tmp_path / "config.toml").write_text("x = " + "[" * 3000 + "]" * 3000)
+    return load(cwd=tmp_path).settings
+
+
+def broken(tmp_path: Path) -> Settings:
+    raise RecursionError("maximum recursion depth exceeded")
+
+
+@pytest.mark.parametrize(
+    ("reread", "said"),
+    [
+        (too_deep, "reload refused, nothing changed: config.toml: nested deeper than can be read"),
+        (broken, "reload refused, nothing changed: cannot be read: RecursionError: maximum recursion depth exceeded"),
+    ],
+)
+async def test_a_reload_never_ends_the_process_and_says_what_happened(
+    autojump_clock, seams, world, tmp_path, reread, said: str
+) -> None:
+    """To the log, to systemd and, by the history, to `pipeline status`."""
+    heard = Said()
+    service = service_of(seams, world, notifier=heard, reread=lambda: reread(tmp_path))
+    service.ready.set()
+    send, receive = trio.open_memory_channel[None](1)
+    with structlog.testing.capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service._reload_on, receive)
+            for _ in range(2):
+                await send.send(None)
+            while len(heard.readied) < 2:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    assert heard.readied == [said, said]
+    assert [record["outcome"] for record in logs if record["event"] == "reload"] == [said, said]
+    assert [line.split(" ", 1)[1] for line in service.history.history.recent()] == [f"pipeline reload {said}"] * 2
