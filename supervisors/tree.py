@@ -39,6 +39,7 @@ from actors.downloader.memory_live import MemoryLive, MemoryMarket, MemoryTime
 from actors.downloader.polygon import PolygonHistory, PolygonLimits
 from actors.downloader.polygon_stream import PolygonStream
 from actors.downloader.port import HistorySource, JobStore, LiveSource, TimeSource
+from actors.downloader.rejected import RejectedRows
 from actors.downloader.seam import Seam
 from actors.embedded.clickhouse import ClickHouseSpec
 from actors.embedded.endpoints import FILE_NAME, EndpointsFile
@@ -60,6 +61,8 @@ from runtime.disk_memory import MemoryDisk
 from runtime.disk_port import Disk
 from runtime.errors import NotConnected, RetryableSinkError
 from runtime.log.appender import Appender, AppendRequest
+from runtime.log.dead_letters import FOLDER as DEAD_LETTERS
+from runtime.log.dead_letters import DeadLetters
 from runtime.log.log import Log, LogSettings
 from runtime.log.losses import Lost, LostFrame
 from runtime.log.recovery import Damage
@@ -121,6 +124,8 @@ class Parts:
     """The vendor's clock; with a live stream the downloaders measure by it."""
     seam: Seam
     """What the live and the history downloader tell each other."""
+    letters: DeadLetters
+    """Rows that nobody took; opened when the first one comes."""
     memory_sinks: dict[str, MemoryDatabase] = attrs.field(factory=dict)
     memory_market: MemoryMarket | None = None
     """--test-mode."""
@@ -129,6 +134,11 @@ class Parts:
     def appender(self) -> Appender:
         """For producers."""
         return Appender(inbox=self.appends, lookup=self.log.producer, reserve=self.losses)
+
+    def close(self) -> None:
+        """Blocking: both logs, at the end of the process. Never raises for a failing disk."""
+        self.letters.close()
+        self.log.close()
 
     def verified(self) -> int:
         """Blocking: below it every sink has verified and the aggregator's state is durable, so the log may be cut."""
@@ -250,6 +260,9 @@ def open_parts(settings: Settings, plan: Plan, seams: Seams) -> Parts:
         budget=RateLimit(BudgetLimits(requests_max=minute or None)),
         market=MarketClock(seams.clock),
         seam=Seam(log.producer),
+        letters=DeadLetters(
+            disk=disk, directory=data_dir / DEAD_LETTERS, wall_ns=seams.clock.wall_ns, entropy=seams.entropy
+        ),
     )
 
 
@@ -555,6 +568,7 @@ class _Factories:
             history=p.plan.history,
             jobs=p.jobs,
             new_jobs=p.new_jobs,
+            rejected=RejectedRows(letters=p.letters, seams=p.seams, version=VERSION),
             market=p.market if p.plan.live else None,
             seam=p.seam if p.plan.live else None,
             rules=ConfirmRules(

@@ -24,6 +24,8 @@ _KINDS = {"letters": b"json", "verdicts": b"json"}
 _SEGMENT_BYTES = 1 << 20
 _PRODUCER = "dead_letters"
 OPEN, REPLAY, DROPPED = "open", "replay", "dropped"
+RULES = "rules"
+"""`Letter.sink` of rows that our own rules refused."""
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +88,11 @@ class DeadLetters:
         """Replay or drop. Raises as `add`."""
         at_ns = self.wall_ns()
         self._append("verdicts", [Verdict(key=key, state=state, at_ns=at_ns) for key in keys])
+
+    @property
+    def bytes(self) -> int:
+        """Kept so far, as far as it is known without opening the log."""
+        return self._log.bytes if self._log is not None else 0
 
     def close(self) -> None:
         """Let another process in."""

@@ -13,6 +13,11 @@ from supervisors.cli.options import add_config_options, settings_from
 if TYPE_CHECKING:
     from runtime.log.dead_letters import Entry
 
+Interval = tuple[str, str, int, int]
+"""(symbol, kind, from_ns, to_ns)."""
+HOUR_NS = 3_600_000_000_000
+JOBS_MAX = 200
+
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its own commands."""
@@ -26,7 +31,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     for name, text in (
         ("list", "one line each"),
         ("show", "everything known of some"),
-        ("replay", "mark them to be tried again"),
+        ("replay", "fetch their minutes again, at the next start; a row that is refused again opens its letter again"),
         ("drop", "give them up: counted as dropped by an operator"),
     ):
         one = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -58,22 +63,83 @@ def _run(args: argparse.Namespace, what: str) -> int:
 
 
 def _decide(args: argparse.Namespace, folder: Path, what: str, entries: dict[str, Entry]) -> int:
+    from runtime.errors import ConfigError
+    from runtime.log.dead_letters import DROPPED, REPLAY
+
+    if what == "drop":
+        if not args.keys and not args.reason:
+            raise ConfigError("drop: name keys or --reason; what is dropped is given up for good")
+        _write(folder, list(entries), DROPPED)
+        print(f"{len(entries)} dropped")
+        return Exit.FINE
+    jobs = refetches(entries)
+    if len(set(jobs.values())) > JOBS_MAX:
+        raise ConfigError(
+            f"replay: {len(set(jobs.values()))} intervals at once, at most {JOBS_MAX}: name keys or --reason"
+        )
+    _ask_again(args, sorted(set(jobs.values())))
+    _write(folder, list(jobs), REPLAY)
+    print(f"{len(jobs)} marked for replay: their minutes are fetched again by the next `pipeline run`")
+    if left := len(entries) - len(jobs):
+        print(f"{left} left as they are: no vendor can be asked for them (time unknown, or not a vendor's rows)")
+    return Exit.FINE
+
+
+def _write(folder: Path, keys: list[str], state: str) -> None:
     from runtime.clock import SystemClock
     from runtime.disk import RealDisk
     from runtime.entropy import SystemEntropy
-    from runtime.errors import ConfigError
-    from runtime.log.dead_letters import DROPPED, REPLAY, DeadLetters
+    from runtime.log.dead_letters import DeadLetters
 
-    if what == "drop" and not args.keys and not args.reason:
-        raise ConfigError("drop: name keys or --reason; what is dropped is given up for good")
-    if entries:
-        letters = DeadLetters(disk=RealDisk(), directory=folder, wall_ns=SystemClock().wall_ns, entropy=SystemEntropy())
-        try:
-            letters.decide(entries, DROPPED if what == "drop" else REPLAY)
-        finally:
-            letters.close()
-    print(f"{len(entries)} {'dropped' if what == 'drop' else 'marked for replay'}")
-    return Exit.FINE
+    letters = DeadLetters(disk=RealDisk(), directory=folder, wall_ns=SystemClock().wall_ns, entropy=SystemEntropy())
+    try:
+        letters.decide(keys, state)
+    finally:
+        letters.close()
+
+
+def _ask_again(args: argparse.Namespace, wanted: list[Interval]) -> None:
+    """Jobs in DATA_DIR/jobs, like those of `pipeline backfill --refetch`. Raises ConfigError: the pipeline runs."""
+    from actors.downloader.job_files import write_job
+    from actors.downloader.jobs import BackfillJob
+    from runtime.entropy import SystemEntropy
+    from runtime.errors import ConfigError
+    from supervisors.cli.instance import is_running
+    from supervisors.tree import jobs_folder
+
+    settings = settings_from(args)
+    if is_running(settings):
+        raise ConfigError(f"the pipeline in {settings.pipeline.data_dir} runs: stop it, or fetch the rows again with "
+                          "`pipeline backfill SYMBOL --from T --to T --refetch`")  # fmt: skip
+    for symbol, kind, from_ns, to_ns in wanted:
+        job = BackfillJob(
+            id=SystemEntropy().new_id(), symbols=(symbol,), kinds=(kind,), from_ns=from_ns, to_ns=to_ns, refetch=True
+        )
+        write_job(jobs_folder(settings), job)
+
+
+def refetches(entries: dict[str, Entry]) -> dict[str, Interval]:
+    """Key -> the interval that holds its row and its neighbours' of the same symbol and kind. Pure.
+
+    Intervals are whole hours, as a refetch takes them, and those that touch are one.
+    """
+    from runtime.log.dead_letters import RULES
+
+    rows = []
+    for key, entry in entries.items():
+        content = json.loads(entry.letter.content)
+        if entry.letter.sink == RULES and isinstance(content, dict) and content.get("ts_ns"):
+            hour = content["ts_ns"] - content["ts_ns"] % HOUR_NS
+            rows.append((content["symbol"], entry.letter.kind, hour, key))
+    found: dict[str, Interval] = {}
+    together: list[str] = []
+    for symbol, kind, hour, key in sorted(rows):
+        last = found[together[-1]] if together else None
+        if last is None or last[:2] != (symbol, kind) or hour > last[3]:
+            together, last = [], (symbol, kind, hour, hour)
+        together.append(key)
+        found |= dict.fromkeys(together, (symbol, kind, last[2], hour + HOUR_NS))
+    return found
 
 
 def select(entries: dict[str, Entry], keys: list[str], reason: str | None, *, open_only: bool) -> dict[str, Entry]:
