@@ -27,10 +27,15 @@ test: install
 
 SEED ?= $(shell date +%s)
 ROUNDS ?= 20
-VICTIMS ?= pipeline
-.PHONY: crashes bench
+VICTIMS ?= pipeline,postgres,clickhouse,simulator
+# MUTANT=half-slices and others break the pipeline on purpose: then it must fail. HISTORY=1: a history run instead of a live one.
+.PHONY: crashes bench live-proof
 crashes: install
-	$(BIN)/python -m tests.crashes --seed $(SEED) --rounds $(ROUNDS) --victims $(VICTIMS)
+	$(BIN)/python -m tests.crashes --seed $(SEED) --rounds $(ROUNDS) --victims $(VICTIMS) --mutant "$(MUTANT)" $(if $(HISTORY),--history)
+
+SPEED ?= 500
+live-proof: install
+	$(BIN)/python -m tests.stack.live_proof --seed $(SEED) --speed $(SPEED)
 
 SCENARIOS ?= 2000
 .PHONY: otp-diff
