@@ -230,9 +230,11 @@ async def _start_child(supervisor: Supervisor, *, spec: AnySpec) -> bool:
 
 async def _terminate_child(supervisor: Supervisor, *, child_id: str) -> None:
     slot = _find(supervisor, child_id)
+    siblings = slot.due_siblings
     await supervisor.keeper.stop(slot)
     if slot.spec.restart is Restart.TEMPORARY:
         supervisor.remove(slot)
+    await supervisor.start_idle(siblings)  # stopped because of it and healthy: only its own restart was called off
 
 
 async def _restart_child(supervisor: Supervisor, *, child_id: str) -> bool:

@@ -33,15 +33,25 @@ class Host:
     """Shared by all supervisors of one tree; owned by `run_tree`."""
 
     def __init__(
-        self, seams: Seams, report: Report, *, fatal: tuple[type[BaseException], ...], shutdown_deadline_s: float
+        self,
+        seams: Seams,
+        report: Report,
+        *,
+        stop: trio.Event,
+        fatal: tuple[type[BaseException], ...],
+        shutdown_deadline_s: float,
     ) -> None:
         self.seams = seams
+        self.stop = stop
+        """Set by who owns the tree."""
         self.report = report
         self.error: BaseException | None = None
         """The first fatal error: what `run_tree` raises after the ordered stop."""
         self.supervisors: dict[str, Supervisor] = {}
         """The living supervisors by path, for admin calls."""
         self.stop_asked = trio.Event()
+        self.is_ordered = False
+        """The stop was wanted from outside before anything else led to it: then nobody's budget matters any more."""
         self.is_cut = False
         """The deadline is near: nothing is started any more, everything is cancelled."""
         self._deadline_s = math.inf
@@ -118,10 +128,11 @@ class Host:
         self.report(Event(kind=EventKind.UNSTOPPABLE, path=life.path, incarnation=life.number, detail=detail))
         self.fail(UnstoppableChild(f"{life.path} did not stop; it hangs in {stack}"), life.path)
 
-    def ask_to_stop(self, why: str) -> None:
+    def ask_to_stop(self, why: str, *, ordered: bool = False) -> None:
         """Begin the ordered stop of the whole tree; the deadline counts from the first call."""
         if self.stop_asked.is_set():
             return
+        self.is_ordered = ordered or self.stop.is_set()  # it may be set, and not have been noticed in this tick
         self._deadline_s = trio.current_time() + self._shutdown_deadline_s
         self.stop_asked.set()
         self.report(Event(kind=EventKind.TREE_STOPPING, path=self._root.path if self._root else "", detail=why))

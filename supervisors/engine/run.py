@@ -10,7 +10,7 @@ from supervisors.engine import slot as states
 from supervisors.engine.admin import Admin
 from supervisors.engine.child import SupervisorSpec, check_tree
 from supervisors.engine.events import Report, report_to
-from supervisors.engine.exits import NORMAL, STOPPED, describe, leaves
+from supervisors.engine.exits import ExitReason, describe, leaves
 from supervisors.engine.host import Host
 from supervisors.engine.life import Life
 from supervisors.engine.slot import Slot
@@ -48,13 +48,13 @@ async def run_tree(  # noqa: PLR0913 - the one entry point: its options are the 
     """
     check_tree(spec)
     report = report_to(seams.board) if report is None else report
-    host = Host(seams, report, fatal=fatal, shutdown_deadline_s=shutdown_deadline_s)
+    host = Host(seams, report, stop=stop, fatal=fatal, shutdown_deadline_s=shutdown_deadline_s)
     if admin is not None:
         admin.bind(host)
     try:
         async with trio.open_nursery() as outer:
             outer.start_soon(_relay_cancel, host)
-            outer.start_soon(_relay_stop, host, stop)
+            outer.start_soon(_relay_stop, host)
             outer.start_soon(host.cut_at_deadline)
             outer.start_soon(end_stalled, host)
             with trio.CancelScope(shield=True):
@@ -70,12 +70,12 @@ async def _relay_cancel(host: Host) -> None:
     try:
         await trio.sleep_forever()
     finally:
-        host.ask_to_stop("cancelled")
+        host.ask_to_stop("cancelled", ordered=True)
 
 
-async def _relay_stop(host: Host, stop: trio.Event) -> None:
-    await stop.wait()
-    host.ask_to_stop("asked")
+async def _relay_stop(host: Host) -> None:
+    await host.stop.wait()
+    host.ask_to_stop("asked", ordered=True)
 
 
 async def _run(spec: SupervisorSpec, host: Host, ready: trio.Event) -> None:
@@ -85,12 +85,10 @@ async def _run(spec: SupervisorSpec, host: Host, ready: trio.Event) -> None:
         slot.publish(host, states.STARTING)
         root = host.run_root(spec.id, Supervisor(spec, host, spec.id).run)
         await _wait_until_over(root, slot, host, ready)
+        outcome = _outcome(root.exit, ordered=host.is_ordered)
         slot.last_exit = str(root.exit or "unstoppable")
-        slot.publish(host, states.STOPPED if root.exit in (NORMAL, STOPPED) else states.FAILED)
-        if not root.done.is_set():
-            host.error = host.error or UnstoppableChild(f"{root!r} did not end")
-        elif root.exit is not None and root.exit.error is not None and host.error is None:
-            host.error = _outcome(root.exit.error)
+        slot.publish(host, states.STOPPED if outcome is None else states.FAILED)
+        host.error = host.error or outcome
     finally:
         await host.close()
         if host.error is None and (names := host.leftovers()):
@@ -119,13 +117,17 @@ async def _wait_until_over(root: Life, slot: Slot, host: Host, ready: trio.Event
         nursery.cancel_scope.cancel(reason="the root has ended")
 
 
-def _outcome(error: BaseException) -> BaseException | None:
-    """What the root's end means to the caller: an automatic shutdown is no error."""
-    for leaf in leaves(error):
+def _outcome(end: ExitReason | None, *, ordered: bool) -> BaseException | None:
+    """What the root's end means to the caller: an automatic shutdown is no error, nor is giving up in a stop."""
+    if end is None:
+        return UnstoppableChild("the root supervisor did not end")
+    if end.error is None:
+        return None
+    for leaf in leaves(end.error):
         if isinstance(leaf, RestartIntensityExceeded | StartFailed):
-            return leaf
+            return None if ordered else leaf
         if isinstance(leaf, Shutdown):
             return None
-    bug = InvariantViolation(f"the root supervisor crashed: {describe(error)}")
-    bug.__cause__ = error
+    bug = InvariantViolation(f"the root supervisor crashed: {describe(end.error)}")
+    bug.__cause__ = end.error
     return bug

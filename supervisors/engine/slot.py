@@ -56,10 +56,15 @@ class Slot:
         """Whether it holds a sub-tree."""
         return isinstance(self.spec, SupervisorSpec)
 
-    def view(self) -> ChildView:
-        """What the restart decision sees."""
-        is_active = self.life is not None or self.is_restarting
+    def view(self, *, is_due: bool = False) -> ChildView:
+        """What the restart decision sees; `is_due`: a sibling's restart, which waits for its backoff, starts it too."""
+        is_active = is_due or self.life is not None or self.is_restarting
         return ChildView(self.spec.id, self.spec.restart, is_active, self.spec.significant)
+
+    @property
+    def due_siblings(self) -> tuple[str, ...]:
+        """Whom its restart starts too when it has waited out its backoff: they were stopped because of it."""
+        return () if self.due_s is None else tuple(name for name in self.todo if name != self.spec.id)
 
     def forget_restart(self) -> None:
         """No automatic restart is pending any more."""

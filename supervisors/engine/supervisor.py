@@ -23,7 +23,7 @@ from supervisors.engine.exits import ExitKind, ExitReason
 from supervisors.engine.host import Host
 from supervisors.engine.keeper import Body, Keeper, slot_event, start_error
 from supervisors.engine.life import Life
-from supervisors.engine.restart import Decision, Policy, RestartWindow, Verdict, decide_exit, decide_restart
+from supervisors.engine.restart import ChildView, Decision, Policy, RestartWindow, Verdict, decide_exit, decide_restart
 from supervisors.engine.slot import Slot, run_actor
 
 
@@ -151,7 +151,7 @@ class Supervisor:
                     await self._carry_out(slot, self._decide_again(slot))
             case Due(slot):
                 slot.due_s = None
-                await self._attempt(slot, slot.todo)
+                await self.start_idle(slot.todo)
             case Wake():
                 pass
             case request:
@@ -207,7 +207,7 @@ class Supervisor:
         decision = decide_exit(
             reason.kind,
             slot.spec.id,
-            [s.view() for s in self.slots],
+            self._views(),
             policy=self._policy,
             window=self._window,
             now_s=now_s,
@@ -216,8 +216,13 @@ class Supervisor:
         await self._carry_out(slot, decision)
 
     def _decide_again(self, slot: Slot) -> Decision:
-        views = [s.view() for s in self.slots]
-        return decide_restart(slot.spec.id, views, policy=self._policy, window=self._window, now_s=self._now_s())
+        return decide_restart(
+            slot.spec.id, self._views(), policy=self._policy, window=self._window, now_s=self._now_s()
+        )
+
+    def _views(self) -> list[ChildView]:
+        due = {name for slot in self.slots for name in slot.due_siblings}
+        return [slot.view(is_due=slot.spec.id in due) for slot in self.slots]
 
     async def _carry_out(self, slot: Slot, decision: Decision) -> None:
         match decision.verdict:
@@ -238,7 +243,7 @@ class Supervisor:
                 if decision.stop:
                     await self._clear(decision)
                 if not self._back_off(slot, decision.start):
-                    await self._attempt(slot, decision.start)
+                    await self.start_idle(decision.start)
 
     async def _clear(self, decision: Decision) -> None:
         """Stop the siblings that a group restart concerns; temporary ones go (R14, R16)."""
@@ -264,7 +269,7 @@ class Supervisor:
         self.host.report(slot_event(EventKind.RESTARTING, slot, delay_s=delay_s, attempt=attempt, budget_left=left))
         return True
 
-    async def _attempt(self, failed: Slot, todo: tuple[str, ...]) -> None:
+    async def start_idle(self, todo: tuple[str, ...]) -> None:
         """Start everyone in `todo` that does not run; a failure leaves those already started running (R21)."""
         for position, slot in enumerate(self._named(todo)):
             if self._stopping or self.host.is_cut:

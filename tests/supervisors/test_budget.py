@@ -7,7 +7,7 @@ import trio
 
 from runtime.backoff import Backoff
 from runtime.errors import NotConnected, RestartIntensityExceeded, StartFailed
-from supervisors.engine.child import Restart
+from supervisors.engine.child import AutoShutdown, Restart
 from supervisors.engine.events import EventKind
 
 
@@ -193,3 +193,52 @@ async def test_a_factory_with_nothing_to_run_leaves_an_idle_child(autojump_clock
     async with world.running(spec):
         assert world.take() == "+b"
         assert world.state("a") == "STOPPED"
+
+
+async def test_calling_off_a_group_restart_that_waits_brings_the_healthy_siblings_back(autojump_clock, world) -> None:
+    """OTP has no backoff: there a group restart happens at once, and no sibling is ever idle because somebody waits."""
+    backoff = Backoff(initial_s=10.0, max_s=10.0, jitter=0.0)
+    spec = world.sup("root", "one_for_all", "a", world.child("x", backoff=backoff), "c")
+    async with world.running(spec):
+        await world.crash("x")
+        assert world.take() == "+a +x +c -x -c -a"
+        await world.admin.terminate_child("root", "x")
+        assert world.take() == "+a +c"
+        assert (world.state("a"), world.state("x"), world.state("c")) == ("RUNNING", "STOPPED", "RUNNING")
+        await trio.sleep(100)
+        assert world.take() == "", "its own restart is called off"
+        assert await world.admin.restart_child("root", "x")
+
+
+async def test_control_without_a_wait_terminating_a_sibling_starts_nobody(autojump_clock, world) -> None:
+    async with world.running(world.sup("root", "one_for_all", "a", "x", "c")):
+        await world.admin.terminate_child("root", "a")
+        world.take()
+        await world.admin.terminate_child("root", "x")
+        assert world.take() == "-x"
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_who_waits_for_a_siblings_backoff_is_not_idle_to_all_significant(
+    autojump_clock, world, waits: bool
+) -> None:
+    """`b` is stopped because `x` crashed and will be started with it; without a backoff it runs again already."""
+    backoff = Backoff(initial_s=10.0, max_s=10.0, jitter=0.0) if waits else None
+    significant = {"restart": Restart.TRANSIENT, "significant": True}
+    spec = world.sup(
+        "root",
+        "rest_for_one",
+        world.child("first", **significant),
+        world.child("x", backoff=backoff),
+        world.child("b", **significant),
+        auto_shutdown=AutoShutdown.ALL_SIGNIFICANT,
+    )
+    async with world.running(spec):
+        await world.crash("x")
+        await world.end("first")
+        assert world.state("root") == "RUNNING"
+        await trio.sleep(20)
+        assert world.state("b") == "RUNNING"
+        await world.end("b")
+        await trio.sleep(1)
+        assert world.state("root") == "STOPPED"

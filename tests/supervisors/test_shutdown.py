@@ -11,6 +11,7 @@ from runtime.errors import ConfigError, InvariantViolation, LogSyncFailed, Resta
 from supervisors.engine.child import Restart
 from supervisors.engine.events import EventKind
 from supervisors.engine.life import Life
+from tests.supervisors.conftest import World
 
 
 async def ignore_everything(release: trio.Event, ctx) -> None:
@@ -394,6 +395,50 @@ async def test_a_root_that_gives_up_keeps_the_deadline_too(autojump_clock, world
     at = [e for e in world.events if e.kind is EventKind.TREE_STOPPING]
     assert [e.detail for e in at] == ["the root supervisor ends"]
     assert all(world.state(n) == "STOPPED" for n in names)
+
+
+@pytest.mark.parametrize("what", ["crash", "start"])
+async def test_a_crash_in_the_tick_of_an_ordered_stop_does_not_spoil_it(autojump_clock, what: str) -> None:
+    """Whoever the scheduler lets go first: it was asked before the budget was spent."""
+    for _ in range(50):
+        world = World()
+
+        async def run(ctx, world=world) -> None:
+            if what == "crash":
+                ctx.ready()
+            await trio.sleep(1)
+            world.stop.set()
+            raise world.Boom
+
+        spec = world.sup("root", "one_for_one", "a", world.child("x", world.actor(run)), intensity=(0, 5.0))
+        await world.run(spec)
+        assert world.take() == "+a -a"
+
+
+async def test_control_a_budget_spent_before_the_stop_is_told(autojump_clock, world) -> None:
+    async def run(ctx) -> None:
+        ctx.ready()
+        await trio.sleep(1)
+        raise world.Boom
+
+    async def slow(ctx) -> None:
+        await trio.sleep(1)
+        world.stop.set()
+
+    world.on_drain["a"] = slow
+    spec = world.sup("root", "one_for_one", "a", world.child("x", world.actor(run)), intensity=(0, 5.0))
+    with pytest.raises(RestartIntensityExceeded):
+        await world.run(spec)
+
+
+async def test_an_ordered_stop_ends_with_the_fatal_error_that_comes_up_in_it(autojump_clock, world) -> None:
+    async def drain(ctx) -> None:
+        raise LogSyncFailed("disk")
+
+    world.on_drain["a"] = drain
+    with pytest.RaisesGroup(LogSyncFailed):
+        async with world.running(world.sup("root", "one_for_one", "a"), fatal=(LogSyncFailed,)):
+            pass
 
 
 async def test_ready_is_told_when_every_child_has_started(autojump_clock, world) -> None:
