@@ -37,20 +37,45 @@ def segments(*created_s: int, size: int = 1000) -> list[Segment]:
     ("verified", "now_s", "seconds", "size", "pressed", "start"),
     [
         (10**9, 1000, 10**6, 10**9, False, 0),  # young and small
-        (10**9, 1000, 500, 10**9, False, 2000),  # the third was made at 500: the second is 500 s old
-        (1999, 1000, 500, 10**9, False, 1000),  # not verified to its last byte
+        (10**9, 1000, 100, 10**9, False, 0),  # old, but so few: the clock alone says so
+        (1999, 1000, 500, 10**9, True, 1000),  # not verified to its last byte
         (0, 10**9, 0, 0, True, 0),  # nothing unverified goes, whatever the pressure
         (10**9, 1000, 0, 10**9, False, 3000),  # the last segment stays
         (10**9, 600, 10**6, 15_000, False, 1000),  # by size
         (10**9, PRESSED_S + 500, 10**6, 10**9, True, 2000),
         (10**9, PRESSED_S + 500, 10**6, 10**9, False, 0),
-        (10**9, 1000, 500, 10**9, True, 2000),  # pressure never lengthens
+        (10**9, 1000, 500, 10**9, True, 2000),  # the third was made at 500; pressure never lengthens
     ],
 )
 def test_what_may_go(verified: int, now_s: int, seconds: int, size: int, pressed: bool, start: int) -> None:
     kept = segments(0, 250, 500, 900)
     retention = Retention(seconds=seconds, bytes=size)
     assert new_start(kept, verified=verified, now_ns=now_s * S, retention=retention, pressed=pressed) == start
+
+
+def kept_by_age(created_s: list[int], now_s: int, keep_s: int) -> int:
+    """How many segments stay when all is verified."""
+    made = segments(*created_s)
+    start = new_start(made, verified=10**9, now_ns=now_s * S, retention=Retention(seconds=keep_s))
+    return sum(s.base >= start for s in made)
+
+
+def test_a_log_that_fills_steadily_is_cut_by_its_age() -> None:
+    assert kept_by_age(list(range(0, 1000, 10)), 1000, 500) == 50  # the oldest of them ended 490 s ago
+
+
+@pytest.mark.parametrize("years", [1, 50])
+def test_a_clock_that_jumps_forward_costs_a_seventh_of_the_retention(years: int) -> None:
+    jumped = 1000 + years * 365 * 86_400
+    assert kept_by_age(list(range(0, 1000, 10)), jumped, 500) >= 50 * 6 // 7
+    # and when it came back after a segment was made by the wrong clock, nothing goes that would have stayed
+    assert kept_by_age([*range(0, 1000, 10), jumped], 1010, 500) >= 50 * 6 // 7
+
+
+def test_believing_the_clock_a_jump_would_cut_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positive control."""
+    monkeypatch.setattr("runtime.log.retention.GAP_SHARE", 1)
+    assert kept_by_age(list(range(0, 1000, 10)), 1000 + 365 * 86_400, 500) == 1
 
 
 def trimming(rig: Any, **settings: Any) -> Log:
