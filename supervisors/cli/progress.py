@@ -126,13 +126,15 @@ def _of(rows: int, total: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `3 min 20 s`, `2 h 5 min`."""
+    """`45 s`, `3 min 20 s`, `2 h 5 min`, `67 days`."""
     whole = math.ceil(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    if whole < 72 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86_400:,} days"
 
 
 def line(reading: Reading) -> str:

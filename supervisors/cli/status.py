@@ -89,12 +89,16 @@ def restart_lines(restarts: Sequence[str]) -> Iterator[str]:
 
 def lines(status: Mapping[str, Any]) -> Iterator[str]:
     """The status for people. Pure."""
+    from supervisors.cli.progress import duration  # slow to import: not for --help
+
     yield f"{status['service']}: {status['status']}, running since {status['started']}"
+    if market := status["facts"].get("market"):
+        yield f"  ! {_plain(market)}"
     for reason in status["reasons"]:
         yield f"  ! {_plain(reason)}"
     if log := status["log"]:
         left = log["seconds_until_loss"]
-        room = f", room for {left:,.0f} s" if left is not None else ""
+        room = f", full in {duration(left)} at this pace" if left is not None else ""
         yield f"log: {log['records_accepted']:,} rows accepted, {log['bytes']:,} bytes in {log['segments']} files{room}"
     yield from _table("history", (_job(job) for _, job in sorted(status["jobs"].items())))
     end = (status["log"] or {}).get("end_position", 0)

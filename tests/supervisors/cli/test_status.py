@@ -53,7 +53,7 @@ def test_everything_worth_knowing_is_in_it():
     for words in (
         "holdfast: degraded",
         "! timescale: down, refused",
-        "1,234 rows accepted, 4,096 bytes in 1 files, room for 90 s",
+        "1,234 rows accepted, 4,096 bytes in 1 files, full in 1 min 30 s at this pace",
         "12.5%",
         "verified 25.0%",
         "9 rows behind",
