@@ -78,7 +78,8 @@ class Silence:
 
     def heard(self, now_ns: int, now_s: float) -> None:
         """Data came."""
-        self._longest_s = max(self._longest_s, min(self._open_s(now_ns), self.limits.market_s_max / 3))
+        if now_ns - self._since_ns > self._longest_s * NS_PER_S:  # open hours are never more; asked for each frame
+            self._longest_s = max(self._longest_s, min(self._open_s(now_ns), self.limits.market_s_max / 3))
         self._strikes = 0
         self.began(now_ns, now_s)
 
