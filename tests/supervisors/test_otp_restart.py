@@ -191,5 +191,5 @@ async def test_auto_shutdown_cascades_through_a_significant_supervisor_only(
     async with world.running(world.sup("root", "one_for_one", inner, "b", auto_shutdown=any_of)):
         world.take()
         await world.end("w")
-        assert world.state("root") == ("FAILED" if significant else "RUNNING")
+        assert world.state("root") == ("STOPPED" if significant else "RUNNING")
         assert world.take() == ("-w -b" if significant else "-w")

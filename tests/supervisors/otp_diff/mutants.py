@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from unittest import mock
 
@@ -10,8 +10,8 @@ import attrs
 import msgspec
 
 from supervisors.engine import restart, supervisor
-from supervisors.engine.child import Restart, RestartIntensity, Strategy
-from supervisors.engine.restart import Decision, RestartWindow, Verdict
+from supervisors.engine.child import AutoShutdown, Restart, RestartIntensity, Strategy
+from supervisors.engine.restart import ChildView, Decision, RestartWindow, Verdict
 
 Plant = Callable[[], object]
 
@@ -103,6 +103,32 @@ def _idle_siblings_stay_idle() -> object:
     return mock.patch.object(restart, "decide_restart", lazy)
 
 
+def _shuts_down_when(rule: Callable[[ChildView, list[ChildView], AutoShutdown], bool]) -> object:
+    """`rule(ended, the others, auto_shutdown)` in place of the engine's."""
+
+    def shuts_down(ended: ChildView, children: Sequence[ChildView], auto: AutoShutdown) -> bool:
+        return rule(ended, [c for c in children if c.id != ended.id], auto)
+
+    return mock.patch.object(restart, "_shuts_down", shuts_down)
+
+
+def _auto_shutdown(
+    *, every: Callable[[list[ChildView]], bool], only_significant: bool = True, any_is_every: bool = False
+) -> object:
+    """The engine's rule, but for the named part; `every(others)`: all significant ones have ended."""
+
+    def rule(ended: ChildView, others: list[ChildView], auto: AutoShutdown) -> bool:
+        if auto is AutoShutdown.NEVER or (only_significant and not ended.significant):
+            return False
+        return every(others) if auto is AutoShutdown.ALL_SIGNIFICANT or any_is_every else True
+
+    return _shuts_down_when(rule)
+
+
+def _right(others: list[ChildView]) -> bool:
+    return not any(c.significant and c.is_active for c in others)
+
+
 MUTANTS: dict[str, Plant] = {
     "one restart more than allowed": _one_more_restart,
     "the window never forgets": _never_forgets,
@@ -113,6 +139,14 @@ MUTANTS: dict[str, Plant] = {
     "rest_for_one forgets the next sibling": _rest_is_all_after_only,
     "a shutdown restarts a transient child": _shutdown_is_a_crash,
     "a group restart leaves idle siblings idle": _idle_siblings_stay_idle,
+    "all_significant: one is enough": lambda: _auto_shutdown(every=lambda others: True),
+    "all_significant: never": lambda: _auto_shutdown(every=lambda others: False),
+    "all_significant: idle ones keep it up": lambda: _auto_shutdown(every=lambda o: not any(c.significant for c in o)),
+    "all_significant: insignificant ones keep it up": lambda: _auto_shutdown(
+        every=lambda others: not any(c.is_active for c in others)
+    ),
+    "any_significant: all must have ended": lambda: _auto_shutdown(every=_right, any_is_every=True),
+    "auto_shutdown: insignificant ones count too": lambda: _auto_shutdown(every=_right, only_significant=False),
 }
 
 

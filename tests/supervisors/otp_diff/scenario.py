@@ -1,4 +1,8 @@
-"""Random scenarios: a tree and what happens to it. Written once, run by both engines, printed as Erlang terms."""
+"""Random scenarios: a tree and what happens to it. Written once, run by both engines, printed as Erlang terms.
+
+Two things that chance alone brings about too rarely are helped along: all significant children of one supervisor end
+after one another, and one child crashes on both sides of a wait.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ STRATEGIES = ("one_for_one", "one_for_all", "rest_for_one")
 PERIOD_S = 3
 """Steps between two waits take far less, waits far more (both in OTP's whole seconds), so no run is near a boundary."""
 WAIT_MS = 4200
+AUTO_WEIGHTS = (6, 2, 4)
+"""all_significant has the most ways to be wrong, and needs several ends of the right children to be told apart."""
 
 
 @attrs.frozen
@@ -66,10 +72,12 @@ class _Maker:
         self.workers: list[str] = []
         self.homes: dict[str, list[str]] = {}
         """Ids of the children of each supervisor."""
+        self.significant: list[list[str]] = []
+        """The significant workers of each supervisor that waits for all of its significant children, if several."""
 
     def sup(self, depth: int, parent_auto: str, name: str) -> Sup:
         rng = self.rng
-        auto = rng.choices(("never", "any_significant", "all_significant"), (8, 1, 1))[0]
+        auto = rng.choices(("never", "any_significant", "all_significant"), AUTO_WEIGHTS)[0]
         restart = rng.choices(RESTARTS, (8, 1, 1))[0] if auto == "never" else rng.choice(RESTARTS[1:])
         self.homes[name] = []
         children: list[Worker | Sup] = []
@@ -80,6 +88,9 @@ class _Maker:
                 child = self.worker(auto)
             self.homes[name].append(child.id)
             children.append(child)
+        last_ones = [c.id for c in children if isinstance(c, Worker) and c.significant]
+        if auto == "all_significant" and len(last_ones) > 1:
+            self.significant.append(last_ones)
         significant = parent_auto != "never" and restart != "permanent" and rng.random() < 0.5
         strategy, intensity = rng.choice(STRATEGIES), rng.choices((0, 1, 2, 3, 5), (2, 4, 4, 3, 2))[0]
         return Sup(name, strategy, intensity, auto, restart, significant, tuple(children))
@@ -87,8 +98,8 @@ class _Maker:
     def worker(self, parent_auto: str) -> Worker:
         name = f"w{len(self.workers)}"
         self.workers.append(name)
-        restart = self.rng.choices(RESTARTS, (5, 3, 2))[0]
-        significant = parent_auto != "never" and restart != "permanent" and self.rng.random() < 0.6
+        restart = self.rng.choices(RESTARTS, (5, 3, 2) if parent_auto == "never" else (2, 5, 3))[0]
+        significant = parent_auto != "never" and restart != "permanent" and self.rng.random() < 0.8
         return Worker(name, restart, significant)
 
     def step(self) -> tuple[object, ...]:
@@ -101,7 +112,7 @@ class _Maker:
         )[0]
         match kind:
             case "exit":
-                reason = rng.choices(("crash", "normal", "shutdown", "{shutdown,t}"), (6, 2, 1, 1))[0]
+                reason = rng.choices(("crash", "normal", "shutdown", "{shutdown,t}"), (6, 3, 1, 1))[0]
                 return ("exit", victim, reason)
             case "fail":
                 return ("fail", victim, rng.choice((1, 1, 2, 3)))
@@ -123,8 +134,12 @@ def make(seed: int, number: int, *, waits: bool = True) -> Scenario:
         maker = _Maker(rng)
         tree = maker.sup(2, "never", "root")
     steps = [maker.step() for _ in range(rng.randint(1, 10))]
-    if waits and rng.random() < 0.1:
-        steps.insert(rng.randrange(len(steps) + 1), ("wait", WAIT_MS))
+    if maker.significant and rng.random() < 0.5:
+        ends = rng.choice(maker.significant)
+        steps[:0] = [("exit", name, "normal") for name in rng.sample(ends, len(ends))]
+    if waits and rng.random() < 0.15:
+        crash, at = ("exit", rng.choice(maker.workers), "crash"), rng.randrange(len(steps) + 1)
+        steps[at:at] = [crash, ("wait", WAIT_MS), crash]
     if rng.random() < 0.1:
         steps.insert(0, ("fail", rng.choice(maker.workers), 1))
     return Scenario(number, tree, tuple(steps))
