@@ -76,7 +76,7 @@ def recent_restarts(settings: Settings) -> list[str]:
         history.load(RealDisk().read_bytes(settings.pipeline.data_dir / HISTORY_FILE))
     except OSError:  # there is none, or it is not ours to read
         return []
-    return history.recent(RESTARTS_SHOWN)
+    return [*history.recent(RESTARTS_SHOWN), *history.repeated(RESTARTS_SHOWN)]
 
 
 def restart_lines(restarts: Sequence[str]) -> Iterator[str]:

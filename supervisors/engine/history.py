@@ -1,7 +1,7 @@
 """Restart history: per child what ended it, when, and what was decided; bounded; survives the process (4.6).
 
-It listens to the engine's events and is read by people (`explain`). Kept as JSON lines, so that a restart by systemd
-does not hide a crash loop. Pure: who owns it saves `dump()` and hands an old one to `load`.
+It listens to the engine's events and is read by people (`pipeline status`). Kept as JSON lines, so that a restart by systemd
+does not hide a crash loop. Pure: who owns it saves `dump(entries())` and hands an old one to `load`.
 """
 
 from __future__ import annotations
@@ -87,17 +87,19 @@ class History:
 
     def recent(self, last: int = 10) -> list[str]:
         """The newest entries of the whole tree, oldest first."""
-        entries = sorted((e for kept in self._entries.values() for e in kept), key=lambda e: e.at_ns)
-        return [entry.line() for entry in entries[-last:]]
+        return [entry.line() for entry in self._newest(last)]
 
-    def explain(self, path: str, last: int = 10) -> list[str]:
-        """The newest entries of one child, oldest first; with how often its last error was seen."""
-        entries = self._entries.get(path, deque())
-        lines = [entry.line() for entry in list(entries)[-last:]]
-        traces = [entry.trace for entry in entries if entry.trace]
-        if traces:
-            lines.append(f"its last error <{traces[-1]}> was seen {traces.count(traces[-1])} times")
+    def repeated(self, last: int = 10) -> list[str]:
+        """For each child among the newest entries: how often its last error was seen, when it was seen before."""
+        lines = []
+        for path in dict.fromkeys(entry.path for entry in self._newest(last)):
+            traces = [entry.trace for entry in self._entries[path] if entry.trace]
+            if traces and (times := traces.count(traces[-1])) > 1:
+                lines.append(f"{path}: its last error <{traces[-1]}> was seen {times} times")
         return lines
+
+    def _newest(self, last: int) -> list[Entry]:
+        return sorted(self.entries(), key=lambda entry: entry.at_ns)[-last:]
 
     def entries(self) -> list[Entry]:
         """All of it as it is now, for `dump`; on the thread that records, which may go on while they are written."""

@@ -296,6 +296,7 @@ def test_the_restart_history_outlives_the_process_and_status_explains_it(run) ->
     said = run.cli("status").stdout
     lines = said[said.index("last ends and restarts:") :].splitlines()[1:]
     starts = [line for line in lines if "process_started" in line]
+    assert any("pipeline/rogues/group: its last error <" in line and "was seen 2 times" in line for line in lines)
     crashes = [line for line in lines if "pipeline/rogues/group actor_crashed" in line]
     assert len(starts) == 2, said
     assert len(crashes) == 2, said
