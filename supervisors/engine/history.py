@@ -1,7 +1,7 @@
 """Restart history: per child what ended it, when, and what was decided; bounded; survives the process (4.6).
 
-It listens to the engine's events and is read by people (`pipeline status`). Kept as JSON lines, so that a restart by systemd
-does not hide a crash loop. Pure: who owns it saves `dump(entries())` and hands an old one to `load`.
+It listens to the engine's events and is read by people (`pipeline status`). Kept as JSON lines, so that a restart by
+systemd does not hide a crash loop. Pure: who owns it saves `dump(entries())` and hands an old one to `load`.
 """
 
 from __future__ import annotations
