@@ -104,6 +104,7 @@ class Behind:
             return plan(position, due, available_ns)
         if not self.knows_the_time:
             return None
+        self.seam.asked(position.covered)
         jobs = [wanted for wanted in due if wanted.job]
         standing = next((wanted for wanted in due if not wanted.job), None)
         if standing is None:
@@ -146,6 +147,7 @@ class Behind:
         if self.seam is None:
             return None
         self._asked = IntervalSet(list(work.intervals))
+        self.seam.asked(work.intervals)
         self.seam.orders.begin(work.intervals)
         return self.settled_to_ns() if self.rules.confirm else None
 

@@ -261,14 +261,24 @@ def plan(
     position: Position, wanted: Sequence[Wanted], available_to_ns: int, live: IntervalSet = NOTHING
 ) -> Work | None:
     """The next work. A refetch that was begun comes first (its progress is the only one remembered), then the jobs
-    that a person waits for, oldest first, then the standing history, in pieces."""
+    that a person waits for, oldest first, then the standing history, in pieces.
+
+    Two refetches of what is not over yet would begin anew in turn, for ever: the second waits until it can be finished.
+    """
+    begun = any(w.refetch and w.job == position.job for w in wanted)
     order = sorted(wanted, key=lambda w: (not (w.refetch and w.job == position.job), not w.job))
     for candidate in order:
+        if begun and candidate.refetch and candidate.job != position.job and _ends_after(candidate, available_to_ns):
+            continue
         intervals = missing(position, candidate, available_to_ns, live)
         if intervals:
             limit = None if candidate.job else WORK_NS_MAX
             return Work(wanted=candidate, intervals=tuple(first_of(intervals, limit)))
     return None
+
+
+def _ends_after(wanted: Wanted, available_to_ns: int) -> bool:
+    return wanted.to_ns is None or wanted.to_ns > available_to_ns
 
 
 def first_of(intervals: Sequence[tuple[int, int]], ns_max: int | None) -> Iterator[tuple[int, int]]:

@@ -180,7 +180,8 @@ class LiveFeed:
         if position.session == self._session:
             self.seam.live_to_ns = position.to_ns
         self.seam.counts.add(append.counts)
-        if owed := owed_minutes(answer.refused, position.seam_ns, moment.available_ns):
+        asked_to_ns = max(moment.available_ns, self.seam.asked_to_ns)
+        if owed := owed_minutes(answer.refused, position.seam_ns, asked_to_ns):
             self.seam.order(owed, moment.now_s)
 
     def _forget(self) -> None:
@@ -188,11 +189,11 @@ class LiveFeed:
         self._under_way.clear()
 
 
-def owed_minutes(refused: tuple[Interval, ...], seam_ns: int, available_ns: int) -> list[Interval]:
+def owed_minutes(refused: tuple[Interval, ...], seam_ns: int, asked_to_ns: int) -> list[Interval]:
     """Minutes to be fetched anew: all that were refused, but for those before the seam that nobody asked for yet."""
     minutes = (start for from_ns, to_ns in refused for start in range(from_ns, to_ns, NS_PER_MINUTE))
     return [
-        (start, start + NS_PER_MINUTE) for start in minutes if start >= seam_ns or start + NS_PER_MINUTE <= available_ns
+        (start, start + NS_PER_MINUTE) for start in minutes if start >= seam_ns or start + NS_PER_MINUTE <= asked_to_ns
     ]
 
 

@@ -87,6 +87,8 @@ class FeedSeam:
     """The first live instant ever; None: it never was live."""
     seam_ns: int | None = None
     """Where the session that is up begins; None while none is: then history follows the market's clock."""
+    asked_to_ns: int = 0
+    """History has asked for minutes up to here, whatever the clock says now: it is a guess until its rate is known."""
     past: IntervalSet = attrs.field(factory=IntervalSet)
     """Whole minutes of sessions that ended, as far as history did not take them over."""
     orders: Orders = attrs.field(factory=Orders)
@@ -129,6 +131,10 @@ class FeedSeam:
         """Rows of these minutes came too late."""
         self.orders.add(minutes, now_s)
         self.wake()
+
+    def asked(self, intervals: Iterable[Interval]) -> None:
+        """History asks for them, or has."""
+        self.asked_to_ns = max([self.asked_to_ns, *(to_ns for _, to_ns in intervals)])
 
     def taken_over(self, covered: IntervalSet) -> None:
         """History's durable position says so."""

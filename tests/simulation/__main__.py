@@ -88,19 +88,21 @@ def _diff(args: argparse.Namespace) -> int:
 def _shrink(args: argparse.Namespace) -> int:
     """Leave out one class of faults after the other, as long as it still fails."""
     from tests.simulation.campaign import run_seed
-    from tests.simulation.draw import CLASSES
+    from tests.simulation.draw import CLASSES, LIVE_CLASSES
 
     gone: frozenset[str] = frozenset()
     result = run_seed(args.seed)
     if not result.failure:
         print(f"SEED={args.seed} is fine")
         return 0
-    for name in CLASSES:
+    for name in (*CLASSES, *LIVE_CLASSES):
         fewer = run_seed(args.seed, without=gone | {name})
         if fewer.failure:
             gone, result = gone | {name}, fewer
     print(result.trace)
-    print(f"SEED={args.seed} {result.failure}\nstill with: {', '.join(sorted(CLASSES.keys() - gone))}")
+    print(
+        f"SEED={args.seed} {result.failure}\nstill with: {', '.join(sorted((CLASSES.keys() | LIVE_CLASSES.keys()) - gone))}"
+    )
     print(f"python -m tests.simulation show {args.seed} --without {' '.join(sorted(gone))}")
     return 1
 

@@ -10,12 +10,14 @@ import trio
 
 from actors.bridge.memory_db import State
 from actors.downloader.jobs import BackfillJob
-from tests.simulation.market import HOUR, MINUTE, NS
+from tests.simulation.market import HOUR, MINUTE, NS, kind_of
+from tests.simulation.stream_chaos import StreamChaos
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 SINKS = ("timescale", "clickhouse")
+ACTORS = ("buffer", "bridge.timescale", "bridge.clickhouse", "aggregator", "downloader.history")
 
 
 class Chaos:
@@ -48,6 +50,8 @@ class Chaos:
             "changed": self._changed,
             "jump": self._jump,
         }
+        if world.stream is not None:
+            classes |= StreamChaos(world, world.stream).classes()
         async with trio.open_nursery() as nursery:
             for name, strike in classes.items():
                 if world.draw.rates[name] > 0:
@@ -69,6 +73,8 @@ class Chaos:
         world.vendor_is_down = False
         world.step_trap = None
         world.clock.jump_ns = 0
+        if world.stream is not None:
+            world.stream.heal()
         for name, database in world.databases.items():
             faults = database.faults
             faults.times_answer_lost = faults.times_crash_in_write = 0
@@ -78,10 +84,10 @@ class Chaos:
     # --- the process
 
     async def _kill(self) -> None:
-        self._at_some_step(lambda: self.world.dies("kill"))
+        self._at_some_step(lambda: self.world.death.dies("kill"))
 
     async def _power(self) -> None:
-        self._at_some_step(lambda: self.world.dies("power"))
+        self._at_some_step(lambda: self.world.death.dies("power"))
 
     def _at_some_step(self, strike: Callable[[], None]) -> None:
         """At the n-th step of any task from now: any await of anybody."""
@@ -101,7 +107,8 @@ class Chaos:
             await trio.sleep(self.rng.random() * 5)
 
     async def _actor(self) -> None:
-        actor = self.rng.choice(("buffer", "bridge.timescale", "bridge.clickhouse", "aggregator", "downloader.history"))
+        live = ("downloader.live", "buffer") if self.world.stream is not None else ()
+        actor = self.rng.choice((*ACTORS, *live))
         self._at_some_step(lambda: self.world.crash_actor(actor))
 
     async def _bug_in_disk(self) -> None:
@@ -200,20 +207,24 @@ class Chaos:
 
     def _interval(self) -> tuple[int, int]:
         draw = self.world.draw
-        minutes = (draw.to_ns - draw.from_ns) // MINUTE
+        to_ns = draw.to_ns if draw.live is None else self.world.now_ns()
+        minutes = (to_ns - draw.from_ns) // MINUTE
         from_ns = draw.from_ns + self.rng.randrange(minutes) * MINUTE
         length = self.rng.choice((1, 7, 60, 130))
-        return from_ns, min(from_ns + length * MINUTE, draw.to_ns)
+        return from_ns, min(from_ns + length * MINUTE, to_ns)
 
     # --- time
 
     async def _jump(self) -> None:
-        """Somebody sets the wall clock. Forward only where no history follows it: nobody may ask for what is not over."""
-        steps = (-HOUR, -2 * MINUTE, -1 * NS) if self.world.draw.follows else (-HOUR, -1 * NS, 1 * NS, 3 * HOUR)
+        """Somebody sets the wall clock. Forward only where no history follows it: with a stream it follows the vendor's."""
+        behind = self.world.draw.follows and self.world.stream is None
+        steps = (-HOUR, -2 * MINUTE, -1 * NS) if behind else (-HOUR, -1 * NS, 1 * NS, 3 * HOUR)
         self.world.clock.jump_ns = self.rng.choice((0, *steps))
         self.world.trace(f"wall clock off by {self.world.clock.jump_ns / NS:.0f} s", reached="wall clock jumped")
 
 
 def backfill(job_id: str, symbol: str, from_ns: int, to_ns: int) -> BackfillJob:
-    """A refetch of quotes."""
-    return BackfillJob(id=job_id, symbols=(symbol,), kinds=("quotes",), from_ns=from_ns, to_ns=to_ns, refetch=True)
+    """A refetch."""
+    return BackfillJob(
+        id=job_id, symbols=(symbol,), kinds=(kind_of(symbol),), from_ns=from_ns, to_ns=to_ns, refetch=True
+    )

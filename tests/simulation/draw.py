@@ -1,6 +1,6 @@
 """What a seed is: sizes, shape of the market, and the rates of every class of faults (swarm).
 
-A third of the seeds has none of a class, else faults would hide each other.
+A third of the seeds has none of a class, else faults would hide each other. Half of the seeds have a live stream.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import attrs
 from tests.simulation.market import HOUR, MINUTE, NS
 
 SYMBOLS = ("C:EURUSD", "C:GBPUSD", "C:USDJPY", "C:AUDNZD")
+COIN = "X:BTCUSD"
 DAY_NS = 1_709_596_800 * NS
 """2024-03-05."""
 CLASSES: dict[str, tuple[float, float]] = {
@@ -39,7 +40,41 @@ CLASSES: dict[str, tuple[float, float]] = {
     "jump": (0.02, 0.2),
     "slow_thread": (0.1, 0.5),
 }
-PER_CALL = frozenset({"vendor", "refused", "slow_thread"})
+LIVE_CLASSES: dict[str, tuple[float, float]] = {
+    # of the stream; per virtual second, or a share
+    "stream_cut": (0.04, 0.25),
+    "stream_silent": (0.03, 0.15),
+    "stream_hung": (0.02, 0.08),
+    "stream_hole": (0.05, 0.3),
+    "stream_burst": (0.05, 0.2),
+    "stream_rival": (0.02, 0.08),
+    "stream_stands": (0.02, 0.1),
+    "clock_down": (0.03, 0.15),
+    "topic_refused": (0.05, 0.3),
+    "late": (0.01, 0.1),
+}
+PER_CALL = frozenset({"vendor", "refused", "slow_thread", "topic_refused", "late"})
+
+
+@attrs.frozen(kw_only=True)
+class Live:
+    """The stream of a seed."""
+
+    rate: float
+    """Market seconds per second: 1 = a real vendor, more = a recording that is played."""
+    border_ns: int
+    """An hour ends soon after the fire: it is waited for until it is confirmed."""
+    settle_s: int
+    linger_ms: int
+    late_s: int
+    """The longest that a late tick needs, by the market's clock."""
+    replay_rows: int
+    """Old rows that come again after each reconnect."""
+    confirm: bool
+    stands_at_first: bool
+    """The market's time begins with the first subscription, as that of a played recording."""
+    wall_offset_ns: int
+    """Our clock minus the vendor's, at the beginning."""
 
 
 @attrs.frozen(kw_only=True)
@@ -50,10 +85,11 @@ class Draw:
     symbols: tuple[str, ...]
     from_ns: int
     to_ns: int
+    """Where the history ends; with a live stream: where the market stands at the beginning."""
     follows: bool
     """The history has no end: it follows the clock."""
     start_ns: int
-    """Wall clock at the beginning."""
+    """Wall clock at the beginning; with a live stream the vendor's."""
     partitions: int
     segment_bytes: int
     retention_s: int
@@ -66,6 +102,8 @@ class Draw:
     rates: dict[str, float]
     dead_sink: str
     """Never comes back after the fire."""
+    live: Live | None = None
+    """None: history only."""
 
     def without(self, classes: frozenset[str]) -> Draw:
         """The same seed with these classes of faults switched off: to shrink a failure."""
@@ -84,7 +122,7 @@ def draw(seed: int) -> Draw:
         rates["changed"] = 0.0
     if retention_s < 604_800:
         rates["forgot"] = 0.0  # what is cut off could not be sent again
-    return Draw(
+    history = Draw(
         seed=seed,
         symbols=tuple(rng.sample(SYMBOLS, rng.choice((1, 1, 2, 3)))),
         from_ns=from_ns,
@@ -103,6 +141,45 @@ def draw(seed: int) -> Draw:
         rates=rates,
         dead_sink=rng.choice(("timescale", "clickhouse")) if rng.random() < 0.2 else "",
     )
+    rng = random.Random(f"live/{seed}")
+    return _with_live(history, rng) if rng.random() < 0.5 else history
+
+
+def _with_live(history: Draw, rng: random.Random) -> Draw:
+    """The market runs on while the seed does; the hour ends some seconds after the fire."""
+    rate = rng.choice((1.0, 30.0, 100.0, 100.0, 300.0))
+    fire_s = rng.choice((6.0, 6.0, 10.0, 15.0, 25.0))
+    rates = history.rates | {name: _rate(rng, *bounds) for name, bounds in LIVE_CLASSES.items()}
+    rates["changed"] = 0.0
+    border_ns = DAY_NS + rng.choice((10, 11, 22, 24)) * HOUR  # also: the last of a day
+    start_ns = border_ns - round((fire_s + rng.choice((-4.0, 9.0, 14.0))) * rate) * NS - rng.randrange(NS)
+    lead = rng.choice((2, 9, 30)) if rate == 1.0 else rng.choice((3, 20, 75))
+    settle_s = max(30, round(8 * rate))
+    return attrs.evolve(
+        history,
+        symbols=_symbols(history.symbols[0], rng),
+        from_ns=start_ns - start_ns % MINUTE - lead * MINUTE,
+        to_ns=start_ns,
+        follows=True,
+        start_ns=start_ns,
+        fire_s=fire_s,
+        rates=rates,
+        live=Live(
+            rate=rate,
+            border_ns=border_ns,
+            settle_s=settle_s,
+            linger_ms=rng.choice((250, 500, 1000, 1000)),
+            late_s=round(settle_s * rng.choice((0.1, 0.7))),
+            replay_rows=rng.choice((0, 0, 3, 1000)),
+            confirm=rng.random() < 0.9,
+            stands_at_first=rng.random() < 0.3,
+            wall_offset_ns=rng.choice((0, 0, 3, -40, 86_400 * 3650)) * NS,
+        ),
+    )
+
+
+def _symbols(pair: str, rng: random.Random) -> tuple[str, ...]:
+    return rng.choice(((pair,), (COIN,), (pair, COIN)))
 
 
 def _rate(rng: random.Random, rare: float, frequent: float) -> float:

@@ -7,24 +7,18 @@ effect. Only then they are cancelled.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
-import numpy as np
 import trio
 
-from actors.bridge.memory_db import MemoryDatabase
-from actors.bridge.port import Sink, SinkBatch, SinkFactory, VerifyResult, WriteResult
 from actors.downloader.jobs import BackfillJob
-from actors.downloader.memory import MemoryHistory, MemoryJobs, MemoryTicks
-from actors.downloader.port import Page
-from runtime.actor import Actor, ActorContext, Seams
+from actors.downloader.memory import MemoryJobs
+from runtime.actor import Actor, ActorContext
 from runtime.disk_memory import MemoryDisk, SimulatedCrash
-from runtime.errors import RetryableSinkError
-from runtime.log.types import Group
 from supervisors.engine.watchdog import owner_of
 
 if TYPE_CHECKING:
@@ -107,7 +101,7 @@ class SimDisk(MemoryDisk):
         try:
             super().step(op, path)
         except SimulatedCrash:
-            self.world.dies_in_disk(op, path)
+            self.world.death.dies_in_disk(op, path)
             raise
 
     def take_fault(self, op: str, path: Path) -> int | None:
@@ -148,43 +142,19 @@ class Threads:
         await trio.lowlevel.checkpoint()
         fence.check()
         owner = owner_of(trio.lowlevel.current_task()).rpartition("/")[2]
-        before_s, after_s = world.thread_times_s()
+        before_s, after_s = world.fate.thread_times_s()
         with fence.thread():
             await trio.sleep(before_s)
             fence.check()
-            world.perhaps_bug(owner, "before")
+            world.fate.perhaps_bug(owner, "before")
             try:
                 result = fn()
             except SimulatedCrash:
                 raise Dead("in mid-operation") from None
             await trio.sleep(after_s)
         fence.check()
-        world.perhaps_bug(owner, "after")
+        world.fate.perhaps_bug(owner, "after")
         return result
-
-
-class FencedDatabase:
-    """A `MemoryDatabase` as one process reaches it; every new state is looked at by a reader at once."""
-
-    def __init__(self, world: World, fence: Fence, name: str) -> None:
-        self._world, self._fence, self._name = world, fence, name
-
-    def __getattr__(self, name: str) -> Any:
-        self._fence.check()
-        return getattr(self._world.databases[self._name], name)
-
-    @property
-    def state(self) -> Any:
-        """The whole content."""
-        self._fence.check()
-        return self._world.databases[self._name].state
-
-    @state.setter
-    def state(self, state: Any) -> None:
-        self._fence.check()
-        database: MemoryDatabase = self._world.databases[self._name]
-        database.state = state
-        self._world.changed(self._name)
 
 
 class FencedJobs(MemoryJobs):
@@ -212,142 +182,6 @@ class FencedJobs(MemoryJobs):
         await trio.lowlevel.checkpoint()
         self._fence.check()
         await self._store.failed(job_id, reason)
-
-
-@attrs.define(eq=False)
-class SimVendor:
-    """`HistorySource`: each page chain sees the vendor's data of its beginning, up to the vendor's own now."""
-
-    world: World
-    fence: Fence
-    name: str = "memory"
-    under_way: int = 0
-
-    async def pages(self, symbol: str, kind: str, from_ns: int, to_ns: int) -> AsyncIterator[Page]:
-        """As the port says."""
-        self.fence.check()
-        world = self.world
-        served = [tick for tick in world.market.served(symbol) if tick[0] < world.clock.true_ns()]
-        world.trace(f"vendor {symbol} [{world.minute(from_ns)}, {world.minute(to_ns)})", reached="page chain")
-        numbers = np.array(served, np.int64).reshape(-1, 3)
-        ticks = MemoryTicks(ts_ns=numbers[:, 0].copy(), bid=numbers[:, 1] / 1e5, ask=numbers[:, 2] / 1e5)
-        chain = _Chain(
-            ticks={symbol: ticks}, name=self.name, page_rows=world.draw.page_rows, next_fault=world.next_vendor_fault
-        )
-        chain.world = world
-        self.under_way += 1
-        world.look_at("page chains", self.under_way)
-        try:
-            async with aclosing(chain.pages(symbol, kind, from_ns, to_ns)) as pages:
-                async for page in pages:
-                    self.fence.check()
-                    yield page
-        finally:
-            self.under_way -= 1
-            for fault, times in sorted(chain.fired.items()):
-                world.trace.reached[f"vendor: {fault}"] += times
-
-    async def close(self) -> None:
-        """Nothing to release."""
-        await trio.lowlevel.checkpoint()
-
-
-class _Chain(MemoryHistory):
-    world: World
-
-    async def _travel(self) -> Any:
-        self.latency_s = self.world.latency_s(self.world.draw.vendor_latency_s)
-        self.world.look_rate("vendor requests")
-        return await super()._travel()
-
-
-@attrs.define(eq=False)
-class SlowSinks:
-    """A `SinkFactory` around the memory one: everything takes time, before and after its effect."""
-
-    inner: SinkFactory
-    world: World
-    fence: Fence
-
-    @property
-    def sink_name(self) -> str:
-        return self.inner.sink_name
-
-    @property
-    def stores(self) -> frozenset[str]:
-        return self.inner.stores
-
-    def __call__(self, seams: Seams) -> AbstractAsyncContextManager[Sink]:
-        return self._connect(seams)
-
-    @asynccontextmanager
-    async def _connect(self, seams: Seams) -> AsyncIterator[Sink]:
-        async with self.inner(seams) as sink:
-            self.world.connections[self.sink_name] = sink
-            yield _SlowSink(sink, self.world, self.fence)
-
-
-@attrs.define(eq=False)
-class _SlowSink:
-    inner: Sink
-    world: World
-    fence: Fence
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def stores(self) -> frozenset[str]:
-        return self.inner.stores
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    async def open(self, log_id: str) -> dict[int, int] | None:
-        self.world.look_rate(f"connections to {self.name}")
-        await self._travel()
-        marks = await self.inner.open(log_id)
-        self.world.opened(self.name)
-        self.world.trace(f"{self.name} open -> {marks}")
-        await self._travel()
-        return marks
-
-    async def reached(self) -> dict[int, int]:
-        return await self.inner.reached()
-
-    async def confirmed(self, verified: dict[int, int]) -> dict[int, int]:
-        return await self.inner.confirmed(verified)
-
-    async def prepare(self, batch: SinkBatch) -> None:
-        await self.inner.prepare(batch)
-
-    async def write(self, batch: SinkBatch) -> WriteResult:
-        await self._travel()
-        self.world.look_rate(f"writes to {self.name}")
-        try:
-            result = await self.inner.write(batch)
-        except RetryableSinkError as exc:
-            what = {"the answer was lost": "an answer was lost", "crashed": "a write broke in the middle"}
-            for sign, reached in what.items():
-                if sign in str(exc):
-                    self.world.trace(f"{self.name}: {exc}", reached=reached)
-            raise
-        self.world.trace(f"{self.name} wrote {result.rows_stored} rows, replaced {result.rows_replaced}")
-        await self._travel()
-        return result
-
-    async def verify(self, groups: tuple[Group, ...]) -> VerifyResult:
-        await self._travel()
-        result = await self.inner.verify(groups)
-        if result.mismatches:
-            self.world.trace(f"{self.name} read back: {result.mismatches[0].what}", reached="read-back found less")
-        return result
-
-    async def _travel(self) -> None:
-        self.fence.check()
-        await trio.sleep(self.world.latency_s(self.world.draw.sink_latency_s))
-        self.fence.check()
 
 
 @attrs.define(eq=False)

@@ -16,6 +16,7 @@ import attrs
 
 from runtime.log.log import Log
 from runtime.log.types import Appended, Group, GroupDraft
+from tests.simulation.facts import Facts, is_passing
 from tests.simulation.trace import SimulationFailed
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Ledger:
     rows: list[dict[str, list[int]]] = attrs.field(init=False)
     """partition -> kind -> rows below each offset (a running sum, one more than there are frames)."""
     groups: list[Group] = attrs.field(factory=list)
+    facts: Facts = attrs.field(factory=Facts)
     inputs_computed: int = -1
     start: int = 0
     """Below it the log was cut."""
@@ -118,6 +120,7 @@ class Ledger:
             _demand(not self.entries or stamp_ns > self.entries[-1].stamp_ns, "S1: stamps do not rise")
             self._count(group)
             self._one_output_per_input(group)
+            self.facts.learn(group)
             self.known[key] = len(self.entries)
             self.entries.append(Entry(key, digest, end, stamp_ns))
             self.groups.append(group)
@@ -128,9 +131,10 @@ class Ledger:
             kinds = self.rows[frame.partition]
             expected = self.frames(frame.partition)
             _demand(frame.offset == expected, f"S1: offset {frame.offset} of {frame.partition} instead of {expected}")
-            for kind in {*kinds, frame.kind}:
+            own = "passing" if is_passing(frame) else frame.kind
+            for kind in {*kinds, own}:
                 sums = kinds.setdefault(kind, [0] * (frame.offset + 1))
-                sums.append(sums[-1] + (frame.rows if kind == frame.kind else 0))
+                sums.append(sums[-1] + (frame.rows if kind == own else 0))
 
     def _sum(self, partition: int, kind: str, mark: int) -> int:
         frames = self.frames(partition)

@@ -11,8 +11,30 @@ NS = 1_000_000_000
 MINUTE = 60 * NS
 HOUR = 3600 * NS
 TIMEFRAMES = {"1m": 1, "5m": 5, "15m": 15, "1h": 60, "4h": 240, "1d": 1440}
+MS = 1_000_000
 Tick = tuple[int, int, int]
-"""(ts_ns, bid, ask); a bid that is not positive is a row that the product has to refuse."""
+"""(ts_ns, bid, ask) or (ts_ns, price, size); a price that is not positive is a row that the product has to refuse."""
+Candle = tuple[float | bool, ...]
+"""open, high, low, close, ticks, final; of trades also volume and vwap."""
+
+
+def kind_of(symbol: str) -> str:
+    """Currencies have quotes, coins have trades."""
+    return "quotes" if symbol.startswith("C:") else "trades"
+
+
+def on_stream(tick: Tick) -> Tick:
+    """As the stream sends it: times are cut to milliseconds."""
+    return (tick[0] - tick[0] % MS, *tick[1:])
+
+
+@attrs.frozen(kw_only=True)
+class Shape:
+    """How a symbol trades."""
+
+    per_hour: int
+    silent: float
+    """Share of the hours without a tick."""
 
 
 @attrs.frozen(kw_only=True)
@@ -33,6 +55,8 @@ class Market:
     symbols: tuple[str, ...]
     from_ns: int
     to_ns: int
+    per_hour: int | None = None
+    """Of every symbol; None: by the seed."""
     versions: dict[str, list[list[Tick]]] = attrs.field(factory=dict, init=False)
     changes: list[Change] = attrs.field(factory=list, init=False)
 
@@ -56,13 +80,14 @@ class Market:
     def _ticks(self, symbol: str, from_ns: int, to_ns: int, version: int) -> Iterator[Tick]:
         """In time order; some share their instant, some are equal in everything, some hours are silent."""
         rng = random.Random(f"{self.seed}/{symbol}/{version}")
-        per_hour = rng.choice((2, 20, 60, 150))
-        silent = rng.choice((0.0, 0.2, 0.6))
+        shape = Shape(per_hour=rng.choice((2, 20, 60, 150)), silent=rng.choice((0.0, 0.2, 0.6)))
+        if self.per_hour is not None:
+            shape = Shape(per_hour=self.per_hour, silent=0.0)
         bad = rng.choice((0.0, 0.0, 0.02))
         bid = 100_000 + rng.randrange(30_000)
         hour_ns = from_ns - from_ns % HOUR
         while hour_ns < to_ns:
-            count = 0 if rng.random() < silent else rng.randrange(2 * per_hour)
+            count = 0 if rng.random() < shape.silent else rng.randrange(2 * shape.per_hour)
             times = sorted(rng.randrange(HOUR // 1000) * 1000 for _ in range(count))
             for at, offset in enumerate(times):
                 if at and rng.random() < 0.1:
@@ -79,25 +104,41 @@ def good(ticks: list[Tick]) -> list[Tick]:
     return [tick for tick in ticks if tick[1] > 0]
 
 
-def candles(
-    ticks: list[Tick], covered: set[int]
-) -> dict[tuple[str, str, int], tuple[float, float, float, float, int, bool]]:
-    """(timeframe, basis, start) -> (open, high, low, close, ticks, final), as UPSTREAM 5 says, one tick at a time.
+@attrs.frozen(kw_only=True)
+class Known:
+    """What the log says of a symbol, in minutes since the epoch."""
 
-    `covered`: the minutes (since the epoch) that final slices cover. A minute is shown when it has ticks, a longer candle
-    once its last minute is covered; it is final when all of them are.
+    sliced: frozenset[int] | set[int]
+    """Inside a slice, provisional or final."""
+    final: frozenset[int] | set[int]
+    """Nothing more is expected of them."""
+    touched: frozenset[int] | set[int] = frozenset()
+    """Live rows or heartbeats reached into them."""
+    closed_to: int = 0
+    """Minutes before it are closed by the watermark."""
+
+
+def candles(kind: str, ticks: list[Tick], known: Known) -> dict[tuple[str, str, int], Candle]:
+    """(timeframe, basis, start) -> candle, as UPSTREAM 5 says, one tick at a time.
+
+    A candle is shown when a slice holds its last minute, or when live touched it and the watermark passed its end; it is
+    final when all of its minutes are.
     """
     found: dict[tuple[str, str, int], list[int]] = {}
-    for ts, bid, ask in ticks:
-        for basis, price in (("bid", 2 * bid), ("ask", 2 * ask), ("mid", bid + ask)):
+    for ts, one, two in ticks:
+        quotes = (("bid", 2 * one), ("ask", 2 * two), ("mid", one + two))
+        for basis, price in quotes if kind == "quotes" else (("last", 2 * one),):
             for timeframe, minutes in TIMEFRAMES.items():
                 key = (timeframe, basis, ts - ts % (minutes * MINUTE))
-                bar = found.setdefault(key, [price, price, price, price, 0])
+                bar = found.setdefault(key, [price, price, price, price, 0, 0, 0])
                 bar[1], bar[2], bar[3], bar[4] = max(bar[1], price), min(bar[2], price), price, bar[4] + 1
-    out = {}
+                bar[5], bar[6] = bar[5] + two, bar[6] + one * two
+    out: dict[tuple[str, str, int], Candle] = {}
     for (timeframe, basis, start), bar in found.items():
         inside = range(start // MINUTE, start // MINUTE + TIMEFRAMES[timeframe])
-        if timeframe == "1m" or inside[-1] in covered:
+        closed = inside[-1] < known.closed_to and any(minute in known.touched for minute in inside)
+        if inside[-1] in known.sliced or closed:
             prices = [price / 200_000 for price in bar[:4]]
-            out[timeframe, basis, start] = (*prices, bar[4], all(minute in covered for minute in inside))
+            traded = (round(bar[5] / 1e5, 9), round(bar[6] / bar[5] / 1e5, 9)) if kind == "trades" else ()
+            out[timeframe, basis, start] = (*prices, bar[4], all(m in known.final for m in inside), *traded)
     return out

@@ -13,7 +13,10 @@ from actors.bridge.delivery import Delivery
 from actors.buffer.buffer import Buffer
 from actors.downloader.downloader import HistoryDownloader
 from actors.downloader.jobs import HistoryJob
+from actors.downloader.live import LiveDownloader
+from actors.downloader.memory_live import MemoryMarket
 from runtime.actor import Actor, ActorContext, Seams
+from runtime.backoff import Backoff
 from runtime.board import Board
 from runtime.disk_memory import SimulatedCrash
 from runtime.errors import (
@@ -30,19 +33,11 @@ from supervisors.engine.child import ChildSpec, SupervisorSpec
 from supervisors.engine.events import Event
 from supervisors.engine.run import run_tree
 from supervisors.tree import Parts, Plan, build_spec
-from tests.simulation.fences import (
-    Dead,
-    Fence,
-    FencedDatabase,
-    FencedDisk,
-    FencedJobs,
-    PlantedBug,
-    SimVendor,
-    SlowSinks,
-    Threads,
-    Watched,
-)
+from tests.simulation.fences import Dead, Fence, FencedDisk, FencedJobs, PlantedBug, Threads, Watched
 from tests.simulation.ledger import RecordedLog
+from tests.simulation.market import kind_of
+from tests.simulation.sinks import FencedDatabase, SlowSinks
+from tests.simulation.vendor import SimStream, SimTime, SimVendor
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -109,12 +104,16 @@ class Process:
         )
         tree.MemoryDisk = lambda: FencedDisk(world.disk, self.fence)  # type: ignore[assignment,misc]
         tree.open_listener = lambda listen: None  # type: ignore[assignment,return-value]
-        parts = tree.open_parts(world.settings, Plan(history=world.history(), test_mode=True), seams)
+        parts = tree.open_parts(world.settings, self._plan(), seams)
         world.log_opened(parts.log)
+        parts.memory_market = MemoryMarket(ticks={}, start_ns=0)  # not asked: the vendor is ours
         parts.jobs = FencedJobs(world.jobs, self.fence)
         for name in world.settings.sinks:
             parts.memory_sinks[name] = FencedDatabase(world, self.fence, name)  # type: ignore[assignment]
         return parts
+
+    def _plan(self) -> Plan:
+        return Plan(history=self.world.history(), live=self.world.stream is not None, test_mode=True)
 
     def _spec(self, parts: Parts) -> SupervisorSpec:
         """The product's tree, each actor between the fences."""
@@ -140,9 +139,18 @@ class Process:
                 actor = attrs.evolve(actor, sink=sinks, cursor=cursor)
             case HistoryDownloader():
                 actor = attrs.evolve(actor, source=SimVendor(self.world, self.fence))
+            case LiveDownloader():
+                actor = self._live(actor)
             case Aggregator():
                 pass
         return Watched(actor, spec.id, self)
+
+    def _live(self, actor: LiveDownloader) -> LiveDownloader:
+        vendor = self.world.stream
+        assert vendor is not None
+        limits = attrs.evolve(actor.limits, backoff=Backoff(initial_s=1.0, max_s=8.0))
+        stream, time = SimStream(vendor, self.fence), SimTime(vendor, self.fence)
+        return attrs.evolve(actor, source=stream, time=time, limits=limits)
 
     # --- running it
 
@@ -189,7 +197,7 @@ class Process:
             return
 
     def _report(self, event: Event) -> None:
-        self.world.supervised(self, event)
+        self.world.watch.supervised(self, event)
 
 
 @attrs.define(eq=False)
@@ -213,4 +221,4 @@ def data_dir() -> Path:
 
 def standing(symbols: tuple[str, ...], from_ns: int, to_ns: int | None) -> tuple[HistoryJob, ...]:
     """The configured history."""
-    return tuple(HistoryJob(symbol=symbol, kind="quotes", from_ns=from_ns, to_ns=to_ns) for symbol in symbols)
+    return tuple(HistoryJob(symbol=symbol, kind=kind_of(symbol), from_ns=from_ns, to_ns=to_ns) for symbol in symbols)

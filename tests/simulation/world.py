@@ -7,8 +7,6 @@ bounded virtual time. Invariants are looked at after every change of a database,
 from __future__ import annotations
 
 import random
-from collections import Counter, deque
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -18,74 +16,62 @@ import trio.testing
 
 from actors.bridge.memory_db import MemoryDatabase, State
 from actors.downloader.jobs import HistoryJob
-from actors.downloader.memory import Fault, MemoryJobs
+from actors.downloader.memory import MemoryJobs
 from actors.health.port import BackfillRequest
-from runtime.board import Board
 from runtime.entropy import SeededEntropy
-from runtime.errors import LogSyncFailed, NotConnected, RestartIntensityExceeded, StartFailed
+from runtime.errors import NotConnected
 from runtime.log.appender import AppendRequest
 from runtime.log.cursor import Cursor
 from runtime.log.log import Log
 from runtime.metrics import Metrics
-from runtime.settings import BufferSettings, LogSettings, PipelineSettings, Settings
-from supervisors.engine.child import SupervisorSpec, walk
-from supervisors.engine.events import Event, EventKind
-from supervisors.engine.exits import leaves
-from supervisors.tree import build_spec
+from runtime.settings import BufferSettings, DownloaderSettings, LogSettings, PipelineSettings, Settings
+from tests.simulation.candle_oracle import CandleOracle
 from tests.simulation.chaos import Chaos, backfill
+from tests.simulation.clock import SimClock, Steps
+from tests.simulation.death import Death
 from tests.simulation.draw import Draw
-from tests.simulation.fences import Dead, Fence, PlantedBug, SimDisk
+from tests.simulation.fate import Fate
+from tests.simulation.fences import Dead, Fence, SimDisk
 from tests.simulation.ledger import Ledger
-from tests.simulation.market import MINUTE, NS, Market
+from tests.simulation.market import HOUR, MINUTE, Market, Tick, kind_of
 from tests.simulation.oracle import Oracle
 from tests.simulation.process import Process, data_dir, standing
+from tests.simulation.stream import LiveVendor, VendorClock
 from tests.simulation.trace import SimulationFailed, Trace
+from tests.simulation.verdict import Verdict
+from tests.simulation.watch import Watch
 
-CONVERGE_S = 240.0
-STEPS_MAX = 600_000
-RATE_MAX = {"connections to": 12, "writes to": 120, "vendor requests": 3000}
-"""Per virtual second: what is above is a hot loop."""
-SETTLE_NS = 5 * NS
-FAULTS = (
-    Fault.CUT, Fault.HTML, Fault.RATE_LIMIT, Fault.TIMEOUT, Fault.REPEAT_AT_BORDER, Fault.LOSE_AT_BORDER,
-    Fault.LOSE_AT_BORDER, Fault.LOOP, Fault.UNSORTED, Fault.OUTSIDE,
-)  # fmt: skip
+RUNS_ON_S = 300.0
+"""A market with a stream goes on so long after the hour that is waited for."""
 
 
-class SimClock:
-    """Wall time that somebody sets, over Trio's virtual time."""
-
-    def __init__(self, start_ns: int) -> None:
-        self.start_ns = start_ns
-        self.jump_ns = 0
-
-    def true_ns(self) -> int:
-        """What the vendor's clock says."""
-        return self.start_ns + round(trio.current_time() * NS)
-
-    def wall_ns(self) -> int:
-        return self.true_ns() + self.jump_ns
-
-    def monotonic_s(self) -> float:
-        return trio.current_time()
+def market_of(draw: Draw) -> Market:
+    """Long enough for the run."""
+    if draw.live is None:
+        return Market(draw.seed, draw.symbols, draw.from_ns, max(draw.to_ns, draw.start_ns) + 10 * MINUTE)
+    to_ns = draw.live.border_ns + 2 * HOUR + round(RUNS_ON_S * draw.live.rate) * 10**9
+    rng = random.Random(f"{draw.seed}/density")
+    per_hour = rng.choice((60, 150, 240)) if draw.live.rate > 1 else rng.choice((600, 1800))
+    return Market(draw.seed, draw.symbols, draw.from_ns, to_ns, per_hour)
 
 
-class _Steps(trio.abc.Instrument):
-    """Counts steps of tasks; springs the trap at the n-th; ends what runs for ever."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        del task
-        world = self.world
-        world.steps += 1
-        trap = world.step_trap
-        if trap is not None and world.steps >= trap[0]:
-            world.step_trap = None
-            trap[1]()
-        if world.steps > STEPS_MAX and not world.failure:
-            world.fails(f"more than {STEPS_MAX} steps: a livelock", quietly=True)
+def settings_of(draw: Draw) -> Settings:
+    """The configuration, the same for every process."""
+    buffer, downloader = BufferSettings(mailbox_groups=draw.mailbox_groups), DownloaderSettings()
+    if draw.live is not None:
+        buffer = attrs.evolve(buffer, linger_ms=draw.live.linger_ms)
+        downloader = attrs.evolve(downloader, settle_s=draw.live.settle_s, confirm=draw.live.confirm)
+    return Settings(
+        pipeline=PipelineSettings(data_dir=data_dir(), symbols=draw.symbols),
+        log=LogSettings(
+            partitions=draw.partitions,
+            sync_linger_ms=draw.sync_linger_ms,
+            segment_bytes=draw.segment_bytes,
+            retention_s=draw.retention_s,
+        ),
+        buffer=buffer,
+        downloader=downloader,
+    )
 
 
 @attrs.define(eq=False)
@@ -95,11 +81,18 @@ class World:
     draw: Draw
     trace: Trace
     market: Market = attrs.field(init=False)
+    stream: LiveVendor | None = attrs.field(init=False, default=None)
+    """The vendor's live side."""
     clock: SimClock = attrs.field(init=False)
     disk: SimDisk = attrs.field(init=False)
     entropy: SeededEntropy = attrs.field(init=False)
     ledger: Ledger = attrs.field(init=False)
     oracle: Oracle = attrs.field(init=False)
+    candles: CandleOracle = attrs.field(init=False)
+    watch: Watch = attrs.field(init=False)
+    verdict: Verdict = attrs.field(init=False)
+    fate: Fate = attrs.field(init=False)
+    death: Death = attrs.field(init=False)
     settings: Settings = attrs.field(init=False)
     metrics: Metrics = attrs.field(factory=Metrics)
     databases: dict[str, MemoryDatabase] = attrs.field(init=False)
@@ -117,36 +110,25 @@ class World:
     log_id: str = ""
     refused: set[str] = attrs.field(factory=set)
     """Symbols that the vendor has called unknown."""
-    _ends: dict[str, deque[float]] = attrs.field(factory=dict)
-    _buffer_s: list[float] = attrs.field(factory=list)
-    """When a buffer ended."""
-    _left_alone_s: list[tuple[float, str]] = attrs.field(factory=list)
-    _power: str = ""
-    _rates: dict[str, deque[float]] = attrs.field(factory=dict)
-    _at_death: Any = None
-    _rngs: dict[str, random.Random] = attrs.field(factory=dict)
     _failed: trio.Event = attrs.field(factory=trio.Event)
     _jobs_made: int = 0
-    most: Counter[str] = attrs.field(factory=Counter)
 
     def __attrs_post_init__(self) -> None:
-        draw = self.draw
-        self.market = Market(draw.seed, draw.symbols, draw.from_ns, max(draw.to_ns, draw.start_ns) + 10 * MINUTE)
-        self.clock = SimClock(draw.start_ns)
+        draw, live = self.draw, self.draw.live
+        self.fate, self.watch, self.verdict, self.death = Fate(self), Watch(self), Verdict(self), Death(self)
+        self.market = market_of(draw)
+        self.clock = SimClock(draw.start_ns + (live.wall_offset_ns if live else 0))
+        if live is not None:
+            self.stream = LiveVendor(
+                self, self.market, VendorClock(draw.start_ns, live.rate, stands=live.stands_at_first)
+            )
         self.disk = SimDisk(self, seed=draw.seed)
         self.entropy = SeededEntropy(draw.seed)
         self.ledger = Ledger(2 * draw.partitions, self.disk)
-        self.oracle = Oracle(self.market, self.ledger)
-        self.settings = Settings(
-            pipeline=PipelineSettings(data_dir=data_dir(), symbols=draw.symbols),
-            log=LogSettings(
-                partitions=draw.partitions,
-                sync_linger_ms=draw.sync_linger_ms,
-                segment_bytes=draw.segment_bytes,
-                retention_s=draw.retention_s,
-            ),
-            buffer=BufferSettings(mailbox_groups=draw.mailbox_groups),
-        )
+        confirm = live is None or live.confirm
+        self.oracle = Oracle(self.market, self.ledger, self.stream, confirm)
+        self.candles = CandleOracle(self.market, self.ledger, confirm)
+        self.settings = settings_of(draw)
         self.databases = {
             name: MemoryDatabase(keeps_marks=sink.kind == "timescale") for name, sink in self.settings.sinks.items()
         }
@@ -158,7 +140,7 @@ class World:
 
     async def main(self) -> None:
         """The whole seed. Raises: SimulationFailed."""
-        trio.lowlevel.add_instrument(_Steps(self))
+        trio.lowlevel.add_instrument(Steps(self))
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch_failure)
@@ -186,17 +168,10 @@ class World:
         self.on_fire = False
         chaos.heal()
         self.trace("healed")
-        for (
-            symbol
-        ) in self.draw.symbols:  # L3: something new reaches every sink, and so every broken connection is noticed
+        for symbol in self.draw.symbols:  # L3: something new reaches every sink, so every broken connection is noticed
             await self.submit(symbol, self.draw.from_ns, self.draw.from_ns + MINUTE)
-        with trio.move_on_after(CONVERGE_S) as limit:
-            while not self._has_converged():  # noqa: ASYNC110
-                await trio.sleep(0.25)
-        if limit.cancelled_caught:
-            self.fails(f"L1: not converged {CONVERGE_S} s after healing: {self._state()}")
+        await (self.verdict.history() if self.stream is None else self.verdict.live())
         self.trace("converged", reached="converged")
-        self._verdict()
         await self._stop_and_look()
 
     async def _init_system(self) -> None:
@@ -205,17 +180,12 @@ class World:
         rng = self.rng("init")
         while True:
             number += 1
-            self._look_that_the_dead_had_no_effect()
+            self.death.look_that_the_dead_had_no_effect()
             self.process = Process(self, Fence(number))
             self.trace("start")
             how = await self.process.run()
             fence = self.process.fence
-            if not fence.dead:  # it ended by itself: whatever it still holds is gone
-                fence.dead = True
-                self.disk.kill()
-                self._remember()
-            elif self._power:
-                self._cut(self._power)
+            self.death.ended(self.process)
             self.trace(f"end: {how}; {fence.refused} touches refused", reached=f"process {how.partition(':')[0]}")
             if fence.refused:
                 self.trace.reached["a dead process tried to touch the world"] += 1
@@ -234,7 +204,7 @@ class World:
         while self.process is process:  # noqa: ASYNC110
             await trio.sleep(0.1)
         self.disk.crash(keep=0.0)
-        self._at_death = None
+        self.death.forget()
         self.trace("the last start")
         Process(self, Fence(0)).open()
 
@@ -244,47 +214,6 @@ class World:
             self.process.fence.dead = True
             self.process.died.set()
         raise SimulationFailed(self.failure)
-
-    # --- verdicts
-
-    def _has_converged(self) -> bool:
-        """All is computed, stored, verified, and no job is left, as far as it can be."""
-        process = self.process
-        board = process.board if process is not None else None
-        if board is None or process is None or process.parts is None or board.log is None or self.jobs.jobs:
-            return False
-        if self.forgot - {self.draw.dead_sink}:
-            return False
-        if not board.jobs_idle and not self._only_refused_left(board):
-            return False
-        end = process.parts.log.end_position
-        names = {"aggregator", *(f"bridge.{name}" for name in self.databases if name != self.draw.dead_sink)}
-        return all(name in board.consumers and board.consumers[name].verified_position >= end for name in names)
-
-    def _only_refused_left(self, board: Board) -> bool:
-        return bool(self.refused) and all(j.finished or j.error for j in board.jobs.values())
-
-    def _verdict(self) -> None:
-        self._judge_left_alone()
-        draw = self.draw
-        to_ns = draw.to_ns
-        if draw.follows:
-            now_ns = self.clock.wall_ns() - SETTLE_NS
-            to_ns = now_ns - now_ns % MINUTE - MINUTE
-        wanted = dict.fromkeys(draw.symbols, (draw.from_ns, to_ns))
-        rows, keys = self.databases["timescale"], self.databases["clickhouse"]
-        alive = {name for name in self.databases if name != draw.dead_sink}
-        if "timescale" in alive:
-            self.oracle.look_at_ticks(rows, self.log_id)
-            self.oracle.final_ticks(rows, wanted, self.refused)
-            marks = rows.state.marks.get(self.log_id, {})
-            ends = {p: self.ledger.frames(p) for p in range(self.ledger.partitions_total) if self.ledger.frames(p)}
-            if {p: m for p, m in marks.items() if m} != ends:
-                self.fails(f"S2: marks {marks}, the log ends at {ends}")
-        if alive == {"timescale", "clickhouse"}:
-            self.oracle.final_candles(rows, keys)
-        if "clickhouse" in alive:
-            self.oracle.look_at_cursor(keys, {p: self.ledger.frames(p) for p in range(self.ledger.partitions_total)})
 
     def fails(self, why: str, *, quietly: bool = False) -> None:
         """An invariant does not hold."""
@@ -300,64 +229,7 @@ class World:
             self.trace(f"FAILED {why.splitlines()[0]}")
             self._failed.set()
 
-    def _state(self) -> str:
-        process = self.process
-        board = process.board if process is not None else None
-        if board is None:
-            return "no process runs"
-        consumers = {name: (c.committed_position, c.verified_position) for name, c in sorted(board.consumers.items())}
-        down = {name: d.reason for name, d in board.dependencies.items() if d.reason}
-        jobs = {name: j.error for name, j in board.jobs.items() if not j.finished}
-        return f"log {board.log}, idle {board.jobs_idle}, consumers {consumers}, down {down}, jobs {jobs}"
-
     # --- called from the fences
-
-    def dies(self, how: str) -> None:
-        """kill -9 or a power cut, between two steps of any task."""
-        process = self.process
-        if process is None or process.fence.dead or not self.on_fire:
-            return
-        self.trace(f"dies: {how}", reached=f"process dies: {how}")
-        self._fence_off(process)
-        self._cut(how)
-
-    def dies_in_disk(self, op: str, path: Path) -> None:
-        """The process ends inside of an operation; the disk is sorted out once its stack is gone."""
-        process = self.process
-        if process is None or process.fence.dead:
-            return
-        how = self.rng("disk").choice(("kill", "power", "power"))
-        self.trace(f"dies: {how} in {op} {path.name}", reached=f"process dies in {op}")
-        self._power = how
-        self._fence_off(process)
-
-    def _fence_off(self, process: Process) -> None:
-        process.fence.dead = True
-        process.died.set()
-        if not self._power:
-            self._remember()
-
-    def _cut(self, how: str) -> None:
-        self._power = ""
-        if how == "power":
-            self.disk.crash()
-        else:
-            self.disk.kill()
-        self._remember()
-
-    def _remember(self) -> None:
-        self._at_death = self.disk.operations, {name: id(d.state) for name, d in self.databases.items()}
-
-    def _look_that_the_dead_had_no_effect(self) -> None:
-        """S10."""
-        if self._at_death is None:
-            return
-        operations, states = self._at_death
-        if self.disk.operations != operations:
-            self.fails("S10: the disk was touched by a process that is gone")
-        for name, database in self.databases.items():
-            if id(database.state) != states[name] and name not in self.forgot:
-                self.fails(f"S10: {name} was changed by a process that is gone")
 
     def log_opened(self, log: Log) -> None:
         """Every start: the log against the ledger."""
@@ -378,7 +250,7 @@ class World:
             return
         self.trace(f"{len(gone)} groups trimmed", reached="log trimmed")
         marks = rows.state.marks.get(self.log_id, {})
-        frames = self.oracle.candle_frames(keys)
+        frames = self.candles.frames(keys)
         for group in gone:
             for frame in group.frames:
                 if frame.offset >= marks.get(frame.partition, 0):
@@ -394,7 +266,7 @@ class World:
             if len(self.backups) < 40:
                 self.backups.append(database.state)
         else:
-            self.oracle.look_at_candles(database)
+            self.candles.look(database)
 
     def look_at_cursor(self, name: str, cursor: Cursor) -> None:
         """S5, at every store of a cursor."""
@@ -403,7 +275,7 @@ class World:
             if not verified <= committed <= durable:
                 self.fails(f"S5: {name} {partition}: verified {verified}, committed {committed}, durable {durable}")
         if name == "clickhouse" and name not in self.forgot:
-            self.oracle.look_at_cursor(self.databases[name], cursor.verified)
+            self.candles.look_at_cursor(self.databases[name], cursor.verified)
 
     def opened(self, name: str) -> None:
         """A connection was made: the sink knows again where it stands."""
@@ -413,34 +285,6 @@ class World:
         """A producer was told that its draft is durable."""
         if request.draft is not None:
             self.ledger.acknowledge(request.draft)
-
-    def thread_times_s(self) -> tuple[float, float]:
-        """Virtual time that a worker thread takes before and after its effect."""
-        rng = self.rng("threads")
-        if self.on_fire and rng.random() < self.draw.rates["slow_thread"]:
-            return rng.choice((0.0, 0.01, 0.5)) * rng.random(), rng.choice((0.0, 0.01, 0.5)) * rng.random()
-        return 0.0, 0.0
-
-    def perhaps_bug(self, owner: str, when: str) -> None:
-        """An exception that comes out of a worker thread."""
-        rate = self.draw.rates["actor_in_thread"] / 20
-        if self.on_fire and rate and self.rng("bugs").random() < rate:
-            self.trace(f"bug in {owner}, {when} its thread", reached="bug in a worker thread")
-            raise PlantedBug(f"in {owner}, {when} its thread")
-
-    def latency_s(self, most_s: float) -> float:
-        return most_s * self.rng("latency").random() if most_s else 0.0
-
-    def next_vendor_fault(self) -> Fault | None:
-        if not self.on_fire:
-            return None
-        if self.vendor_is_down:
-            return Fault.TIMEOUT
-        rng = self.rng("vendor")
-        if rng.random() < self.draw.rates["refused"]:
-            self.refused.update(self.draw.symbols)
-            return Fault.UNKNOWN_SYMBOL
-        return rng.choice(FAULTS) if rng.random() < self.draw.rates["vendor"] else None
 
     def crash_actor(self, actor: str) -> None:
         """One actor, wherever it stands."""
@@ -452,7 +296,9 @@ class World:
         self.trace(f"refetch {symbol} [{self.minute(from_ns)}, {self.minute(to_ns)})", reached="refetch ordered")
         process = self.process
         if process is not None and process.parts is not None and not process.fence.dead:
-            request = BackfillRequest(symbols=(symbol,), kinds=("quotes",), from_ns=from_ns, to_ns=to_ns, refetch=True)
+            request = BackfillRequest(
+                symbols=(symbol,), kinds=(kind_of(symbol),), from_ns=from_ns, to_ns=to_ns, refetch=True
+            )
             try:
                 await process.parts.submit_backfill(request)
             except (NotConnected, Dead):
@@ -462,79 +308,25 @@ class World:
         self._jobs_made += 1
         self.jobs.jobs.append(backfill(f"job{self._jobs_made}", symbol, from_ns, to_ns))
 
-    def supervised(self, process: Process, event: Event) -> None:
-        """S13: nothing crashes but by our order, nobody gives up within its budget."""
-        if process.fence.dead:
-            return
-        self.trace(
-            f"{event.kind} {event.path} {type(_first(event)).__name__ if event.reason else ''}",
-            reached=f"event {event.kind}",
-        )
-        if event.kind in (EventKind.UNSTOPPABLE, EventKind.STALLED):
-            self.fails(f"S13: {event}", quietly=True)
-        parent = event.path.rpartition("/")[0]
-        now_s = trio.current_time()
-        if event.kind in (EventKind.CRASHED, EventKind.ENDED, EventKind.START_FAILED):
-            self._ends.setdefault(parent, deque()).append(now_s)
-            self._judge_end(event, now_s)
-        if event.kind is EventKind.ESCALATED:
-            self._judge_escalation(event, now_s)
-
-    def _judge_end(self, event: Event, now_s: float) -> None:
-        errors = list(leaves(event.reason.error)) if event.reason and event.reason.error else []
-        if errors and event.path.endswith("/buffer"):
-            self._buffer_s.append(now_s)
-        for error in errors:
-            if isinstance(error, NotConnected):
-                self._left_alone_s.append((now_s, event.path))
-            elif not isinstance(error, PlantedBug | Dead | LogSyncFailed | RestartIntensityExceeded | StartFailed):
-                text = _traceback(error)
-                self.fails(f"S13: {event.path} crashed by itself: {type(error).__name__}: {error}{text}", quietly=True)
-
-    def _judge_left_alone(self) -> None:
-        """A producer may end because the buffer did, and only then."""
-        for at_s, path in self._left_alone_s:
-            if not any(abs(at_s - end_s) < 5.0 for end_s in self._buffer_s):
-                self.fails(f"S13: {path} crashed by itself: NotConnected, and no buffer had ended")
-
-    def _judge_escalation(self, event: Event, now_s: float) -> None:
-        spec = self._supervisor(event.path)
-        assert spec.intensity is not None
-        recent = [at for at in self._ends.get(event.path, ()) if at >= now_s - spec.intensity.period_s - 1e-6]
-        if len(recent) <= spec.intensity.restarts_max:
-            self.fails(
-                f"S13: {event.path} gave up after {len(recent)} ends in {spec.intensity.period_s} s", quietly=True
-            )
-        self._ends.pop(event.path, None)
-
-    def _supervisor(self, path: str) -> SupervisorSpec:
-        for found, spec in walk(build_spec(self.settings, None, test_mode=True)):
-            if found == path and isinstance(spec, SupervisorSpec):
-                return spec
-        raise AssertionError(path)
-
-    def look_rate(self, what: str) -> None:
-        """S9: nothing spins."""
-        times = self._rates.setdefault(what, deque())
-        now_s = trio.current_time()
-        times.append(now_s)
-        while times[0] < now_s - 1.0:
-            times.popleft()
-        limit = next(most for prefix, most in RATE_MAX.items() if what.startswith(prefix))
-        if len(times) > limit:
-            self.fails(f"S9: more than {limit} {what} in a second", quietly=True)
-
-    def look_at(self, what: str, value: int) -> None:
-        """Remember the highest."""
-        self.most[what] = max(self.most[what], value)
-
     # --- small things
 
     def rng(self, name: str) -> random.Random:
         """A generator for one purpose."""
-        if name not in self._rngs:
-            self._rngs[name] = random.Random(f"{self.draw.seed}/{name}")
-        return self._rngs[name]
+        return self.fate.rng(name)
+
+    def latency_s(self, most_s: float) -> float:
+        """Of one way."""
+        return self.fate.latency_s(most_s)
+
+    def now_ns(self) -> int:
+        """As the vendor sees it."""
+        return self.clock.true_ns() if self.stream is None else self.stream.clock.now_ns()
+
+    def served(self, symbol: str) -> list[Tick]:
+        """What the vendor's pages show now."""
+        if self.stream is not None:
+            return self.stream.served(symbol)
+        return [tick for tick in self.market.served(symbol) if tick[0] < self.now_ns()]
 
     def history(self) -> tuple[HistoryJob, ...]:
         """The configuration, the same for every process."""
@@ -579,19 +371,9 @@ def _observed_answer(self: AppendRequest, result: Any) -> None:
         world.acknowledged(self)
 
 
-def _first(event: Event) -> BaseException | None:
-    return next(iter(leaves(event.reason.error)), None) if event.reason and event.reason.error else None
-
-
 def _leaves(group: BaseException) -> Any:
     if isinstance(group, BaseExceptionGroup):
         for inner in group.exceptions:
             yield from _leaves(inner)
     else:
         yield group
-
-
-def _traceback(error: BaseException) -> str:
-    import traceback
-
-    return "\n" + "".join(traceback.format_exception(error)[-12:])
