@@ -148,7 +148,7 @@ class Parts:
     async def refetch_lost(self, damage: Damage, lost: Lost) -> None:
         """Bit rot took these rows of the log: their slices are fetched again. What is unknown, coverage will show."""
         del damage
-        if all(frame.kind for frame in lost.frames):
+        if lost.frames and all(frame.kind for frame in lost.frames):
             requests = self._refetch_frames(lost.frames)
         else:  # a header is rotten too: what the producers knew before and after it tells what was in it
             requests = [

@@ -13,6 +13,7 @@ import attrs
 from actors.bridge.port import SinkBatch
 from actors.bridge.rows import is_passing
 from runtime.errors import InvariantViolation, RetryableSinkError
+from runtime.log.losses import LOST
 from runtime.log.types import Frame, Group
 
 
@@ -260,10 +261,14 @@ class Lane:
         old: set[int] = set()
         for frame in group.frames:
             expected = self._offered.get(frame.partition, 0)
-            if frame.offset > expected:
+            first = frame.prev_offset + 1 if frame.kind == LOST else frame.offset  # one stands for many
+            if first > expected:
                 raise LogHole(
-                    f"partition {frame.partition}: the log goes on at offset {frame.offset} (position "
-                    f"{group.position}), the sink expects {expected}: the frames in between are gone from this log"
+                    f"partition {frame.partition}: the log goes on at offset {first} (position "
+                    f"{group.position}), the sink expects {expected}: the frames in between are gone from this log. "
+                    "They were trimmed after this sink had verified them; was it set back to an older copy? Restore a "
+                    "newer one; or begin a new log (another pipeline.data_dir, or move the folder `log` away) and take "
+                    "over what the sinks hold: pipeline run --adopt"
                 )
             if frame.offset < expected:
                 old.add(frame.partition)

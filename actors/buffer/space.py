@@ -105,7 +105,7 @@ class SpaceWatch:
             lost = await self._ctx.offload(lambda one=damage: self._log.lost_of(one), limiter=self._limiter)  # type: ignore[misc]
             rows = sum(frame.rows for frame in lost.frames)
             text = f"{damage.segment} [{damage.position}, {damage.end_position}): {damage.reason}, "
-            text += f"{len(lost.frames)} frames"
+            text += f"{sum(frame.count for frame in lost.frames)} frames"
             if self._keeping.on_loss is not None:
                 try:
                     await self._keeping.on_loss(damage, lost)

@@ -47,18 +47,21 @@ class Aftermath:
         finally:
             file.close()
         around = (self._before(damage.position), self._after(damage.end_position))
-        return Lost(frames=frames, producers=tuple(lost_producers(*around, producers)))
+        from_zero = self.catalog.start == 0 and len(self._near(damage.position)) < LOOK_SEGMENTS
+        return Lost(frames=frames, producers=tuple(lost_producers(*around, producers, from_zero=from_zero)))
 
     def _frames(self, segment: Segment, file: File, gap: Gap, end: int) -> tuple[LostFrame, ...]:
         walker = self.catalog.walker(segment, file, bodies=False)
-        lost = lost_frames(walker, segment, gap, end, self.catalog.offsets_after(segment))
+        lost = lost_frames(walker, segment, gap, end, around=self.catalog.offsets_around(segment))
         return tuple(attrs.evolve(f, kind=self.schemas.kind_of(int(f.kind, 16)) if f.kind else "") for f in lost)
 
     def _before(self, position: int) -> Iterator[FrameHeader]:
         """Backwards."""
-        near = [s for s in self.catalog.segments if s.base < position][-LOOK_SEGMENTS:]
-        for segment in reversed(near):
+        for segment in reversed(self._near(position)):
             yield from reversed(self._headers(segment, segment.base, position))
+
+    def _near(self, position: int) -> list[Segment]:
+        return [s for s in self.catalog.segments if s.base < position][-LOOK_SEGMENTS:]
 
     def _after(self, position: int) -> Iterator[FrameHeader]:
         """Onwards."""

@@ -7,6 +7,7 @@ changed in place.
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Sequence
 from threading import Lock  # noqa: TID251  (guards memory, is never held over I/O or an await)
 
@@ -96,10 +97,39 @@ class Catalog:
         end = after.header.prev_end if after.header is not None else after.base
         return listing.segments[at], end, after.base
 
-    def offsets_after(self, segment: Segment) -> tuple[int, ...] | None:
-        """The next offsets at the end of `segment`, as its successor's header says; None if nobody says."""
-        later = [s for s in self._listing.segments if s.base > segment.base]
-        return later[0].header.offsets if later and later[0].header is not None else None
+    def offsets_around(self, segment: Segment) -> tuple[Sequence[int] | None, Sequence[int] | None]:
+        """The next offsets at the beginning of `segment`, and at its end; None = nobody knows.
+
+        Headers say it. One that is lost is made good by walking over what lies before it.
+        """
+        listed = self._listing.segments
+        at = next(n for n, s in enumerate(listed) if s.base == segment.base)
+        later = listed[at + 1 : at + 2]
+        after = later[0].header.offsets if later and later[0].header is not None else None
+        return self._offsets_before(listed[: at + 1], len(after) if after is not None else 0), after
+
+    def _offsets_before(self, listed: Sequence[Segment], partitions: int) -> Sequence[int] | None:
+        """At the beginning of the last of `listed`."""
+        if (header := listed[-1].header) is not None:
+            return header.offsets
+        known = next((n for n in reversed(range(len(listed))) if listed[n].header is not None), None)
+        offsets = [0] * partitions if listed[0].base == 0 else []
+        if known is not None:
+            known_header = listed[known].header
+            assert known_header is not None
+            offsets = list(known_header.offsets)
+        for segment, after in itertools.pairwise(listed[known or 0 :]):
+            file = self._disk.open(segment.path)
+            try:
+                walked = self.walker(segment, file, bodies=False).walk(
+                    segment.base, after.base, chain=None, open_end=False
+                )
+                for frame in (h for item in walked if not isinstance(item, Gap) for h in item.headers):
+                    if offsets:
+                        offsets[frame.partition] = frame.offset + 1
+            finally:
+                file.close()
+        return offsets or None
 
     def note(self, base: int, position: int, offsets: Sequence[int]) -> None:
         """A group begins at `position` of segment `base`, with these next offsets."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from runtime.log.segment import HEADER_BYTES, Segment
 from runtime.log.types import Frame, Group, ProducerState
 
 QUARANTINE = "quarantine"
+MISSING_END = "the end of the log is missing"
+"""Why a range is lost that no file holds."""
 LOST = "lost"
 """Kind of the frames that a consumer gets in the place of lost ones: no rows, so offsets go on and nobody stumbles."""
 
@@ -24,10 +27,12 @@ otherwise its beginning was trimmed, or lies further back than was looked."""
 
 @attrs.frozen(kw_only=True)
 class LostFrame:
-    """One frame whose rows are gone."""
+    """A frame whose rows are gone, or a run of frames of which nothing else is known."""
 
     partition: int
     offset: int
+    count: int = 1
+    """Offsets [offset, offset + count); where the end of a log is missing, as many as it can have held."""
     kind: str = ""
     """"" = its header is lost as well."""
     rows: int = 0
@@ -55,34 +60,46 @@ class Lost:
     producers: tuple[LostProducer, ...] = ()
 
 
-def lost_frames(walker: Walker, segment: Segment, gap: Gap, end: int, after: Sequence[int] | None) -> list[LostFrame]:
+def lost_frames(
+    walker: Walker, segment: Segment, gap: Gap, end: int, *, around: tuple[Sequence[int] | None, Sequence[int] | None]
+) -> list[LostFrame]:
     """The frames of `gap`: by those of their headers that check, the others by the offsets around it.
 
-    `walker` walks headers only; `end`: of the segment's frames; `after`: the next offsets there, if known.
+    `walker` walks headers only; `end`: of the segment's frames; `around`: the next offsets at the segment's beginning
+    and at its end, as far as somebody knows them.
     """
-    named = {(h.partition, h.offset): _named(h) for h in walker.headers(gap.position, gap.end)}
-    if segment.header is None:
+    named = {(h.partition, h.offset): _named(h) for h in walker.headers(gap.position, min(gap.end, end))}
+    begin, after = around
+    if begin is None:
         return list(named.values())
-    before = list(segment.header.offsets)
+    before = list(begin)
     for header in _headers(walker, segment.base, gap.position):
         before[header.partition] = header.offset + 1
     first: dict[int, int] = {}
     for header in _headers(walker, gap.end, end):
         first.setdefault(header.partition, header.offset)
+    unnamed: list[LostFrame] = []
     for partition, offset in enumerate(before):
         until = first.get(partition, after[partition] if after is not None else offset)
-        for n in range(offset, until):
-            named.setdefault((partition, n), LostFrame(partition=partition, offset=n))
-    return sorted(named.values(), key=lambda frame: (frame.partition, frame.offset))
+        known = sorted(n for p, n in named if p == partition and offset <= n < until)
+        for low, high in itertools.pairwise((offset - 1, *known, until)):
+            if low + 1 < high:
+                unnamed.append(LostFrame(partition=partition, offset=low + 1, count=high - low - 1))
+    return sorted((*named.values(), *unnamed), key=lambda frame: (frame.partition, frame.offset))
 
 
 def lost_producers(
-    before: Iterable[FrameHeader], after: Iterable[FrameHeader], now: Mapping[str, ProducerState]
+    before: Iterable[FrameHeader],
+    after: Iterable[FrameHeader],
+    now: Mapping[str, ProducerState],
+    *,
+    from_zero: bool = False,
 ) -> list[LostProducer]:
     """Whose sequences have a hole where the damage is. Pure.
 
     `before`: headers from the damage backwards, `after`: from it onwards, both as far as was looked; `now`: the
-    producers as the log knows them. One that did not append before the damage, as far as was looked, is not judged.
+    producers as the log knows them; `from_zero`: `before` reaches back to the beginning of the log. Otherwise a
+    producer that did not append before the damage, as far as was looked, is not judged.
     """
     last: dict[str, tuple[int, bytes]] = {}
     for header in before:
@@ -96,7 +113,7 @@ def lost_producers(
         then.setdefault(name, (state.sequence, state.position, 0))
     found = []
     for name, (sequence, position, own) in then.items():
-        was, stood = last.get(name, (0, b"") if sequence <= own + LOST_NEW_MAX else (sequence, b""))
+        was, stood = last.get(name, (0, b"") if from_zero or sequence <= own + LOST_NEW_MAX else (sequence, b""))
         if (groups := sequence - own - was) > 0:
             found.append(LostProducer(name=name, groups=groups, before=stood, after=position))
     return found
@@ -120,12 +137,12 @@ def _headers(walker: Walker, start: int, end: int) -> Iterator[FrameHeader]:
 
 
 def lost_group(log_id: str, gap: Gap, lost: Sequence[LostFrame]) -> Group:
-    """What a consumer is told: these offsets come no more."""
+    """What a consumer is told: these offsets come no more. One frame stands for (`prev_offset`, `offset`]."""
     frames = tuple(
         Frame(
             partition=frame.partition,
-            offset=frame.offset,
-            prev_offset=-1,
+            offset=frame.offset + frame.count - 1,
+            prev_offset=frame.offset - 1,
             kind=LOST,
             schema=b"",
             body=b"",

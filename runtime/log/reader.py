@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from runtime.disk_port import Disk, File
 from runtime.errors import InvariantViolation, LogCorrupt
 from runtime.log.index import Catalog
-from runtime.log.losses import lost_frames, lost_group
+from runtime.log.losses import MISSING_END, lost_frames, lost_group
 from runtime.log.scan import Gap, Span
 from runtime.log.schemas import Schemas
 from runtime.log.segment import Segment
@@ -131,6 +131,8 @@ class Reader:
                 if taken >= bytes_max or position >= stop:
                     break
             if position >= end and after is not None:
+                if after > end:  # the end of an earlier log was missing
+                    groups += self._gap(segment, Gap(end, after, MISSING_END, 0), end, partitions)
                 position = after
         return groups, position
 
@@ -171,6 +173,6 @@ class Reader:
         self._on_gap(segment, gap)
         if not self._tell_losses:
             return []
-        lost = lost_frames(walker, segment, gap, end, self._catalog.offsets_after(segment))
+        lost = lost_frames(walker, segment, gap, end, around=self._catalog.offsets_around(segment))
         group = cut_group(lost_group(self._log_id, gap, lost), partitions)
         return [group] if group is not None and group.frames else []

@@ -30,13 +30,17 @@ from runtime.disk_port import Disk, File
 from runtime.errors import ConfigError
 from runtime.log.cursor import read_cursors
 from runtime.log.frame import FIXED_BYTES
-from runtime.log.losses import quarantine
+from runtime.log.losses import MISSING_END, quarantine
 from runtime.log.positions import Positions, PositionsFile
 from runtime.log.scan import Gap, Span, Walker, segment_walker
 from runtime.log.schemas import Schemas
 from runtime.log.segment import HEADER_BYTES, Segment, load_segment, segment_base, segment_name
 
 SUSPECT = "SUSPECT"
+LOST_FOR_GOOD = (
+    "If it is lost for good, put an empty file of its name there: what it held is then named as damaged and, as far "
+    "as a vendor has it, fetched again"
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -227,8 +231,7 @@ class Recovery:
         """The files end before what was durable: name the loss and never give its offsets out again."""
         upto = max(evidence, found.positions.position)
         name = found.segments[-1].path.name
-        reason = "the end of the log is missing"
-        found.damage.append(Damage(segment=name, position=end, end_position=upto, reason=reason))
+        found.damage.append(Damage(segment=name, position=end, end_position=upto, reason=MISSING_END))
         self._bridge(found, upto)
 
 
@@ -319,11 +322,11 @@ def check_contiguous(directory: Path, segments: list[Segment], start_position: i
     if segments and segments[0].base > start_position:
         raise ConfigError(
             f"{directory}: the log begins at {start_position}, but its first segment is {segments[0].path.name}: "
-            "put the missing segment back"
+            f"put the missing segment back. {LOST_FOR_GOOD}"
         )
     for before, after in itertools.pairwise(segments):
         if after.header is not None and after.header.prev_base != before.base:
             raise ConfigError(
                 f"{directory}: the segment with base {after.header.prev_base} is missing between {before.path.name} "
-                f"and {after.path.name}: put it back"
+                f"and {after.path.name}: put {segment_name(after.header.prev_base)} back. {LOST_FOR_GOOD}"
             )

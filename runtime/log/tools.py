@@ -17,7 +17,7 @@ from runtime.log.cursor import DIRECTORY as CURSORS
 from runtime.log.cursor import Cursor, read_cursors
 from runtime.log.frame import FrameHeader
 from runtime.log.index import Catalog
-from runtime.log.losses import QUARANTINE
+from runtime.log.losses import MISSING_END, QUARANTINE
 from runtime.log.meta import META, Meta, load_meta, meta_of_segments
 from runtime.log.positions import POSITIONS
 from runtime.log.reader import Reader
@@ -127,6 +127,10 @@ class LogFiles:
             for s in self.segments
             if s.header is None
         ]
+        for (segment, end), after in zip(self.extents(), self.segments[1:], strict=False):
+            if end < after.base:
+                name = segment.path.name
+                found.append(Damage(segment=name, position=end, end_position=after.base, reason=MISSING_END))
         names = [META, POSITIONS, *(f"{CURSORS}/{name}" for name in self._disk.names(self._directory / CURSORS))]
         for name in names:
             path = self._directory / name

@@ -10,6 +10,8 @@ from actors.bridge.plan import Coalescing, Lane, LogHole
 from actors.bridge.rows import rows_of, steps
 from actors.market.schema import decode
 from runtime.errors import InvariantViolation
+from runtime.log.losses import LostFrame, lost_group
+from runtime.log.scan import Gap
 from tests.support.bridge import EUR, HOUR, MINUTE, T0, LogBuilder, candles, quotes
 
 STORES = frozenset({"quotes", "coverage"})
@@ -84,6 +86,24 @@ def test_a_hole_in_the_offsets_is_never_skipped():
     it = lane()
     with pytest.raises(LogHole, match="offset 4"):
         it.offer([log.groups[0], log.groups[2]])
+
+
+def test_a_hole_that_the_log_names_is_passed_and_moves_the_mark_over_it():
+    log = log_of_slices(4)  # two frames each, all of partition 2
+    lost = [LostFrame(partition=2, offset=2, count=2)]
+    named = lost_group(log.log_id, Gap(log.groups[1].position, log.groups[1].end_position, "rotten", 0), lost)
+    it = lane()
+    it.offer([log.groups[0], named, *log.groups[2:]])
+    batch = it.take(Coalescing())
+    assert batch.marks == {2: (0, 8)}
+    with pytest.raises(LogHole, match="at offset 2 "):  # but not a longer one than it names
+        lane().offer([named])
+
+
+def test_a_hole_that_cannot_be_passed_says_what_to_do():
+    log = log_of_slices(3)
+    with pytest.raises(LogHole, match="Restore a newer one.*--adopt"):
+        lane().offer(log.groups[1:])
 
 
 def test_positions_follow_the_oldest_group_that_is_not_done():

@@ -226,7 +226,10 @@ def test_a_log_whose_synced_end_is_gone_names_the_loss_and_never_reuses_an_offse
     again = memory_rig.open()
     assert everything(again) == [*groups[:3], *new]
     assert again.position_of(0, new[0].frames[0].offset) == new[0].position
-    assert again.damage == [], "named once; the hole is in the segment's header from then on"
+    hole = (groups[2].end_position, groups[-1].end_position)
+    assert [(d.position, d.end_position) for d in again.damage] == [hole], (
+        "the segment's header knows it, for who reads"
+    )
 
 
 def test_rot_in_a_sealed_segment_is_found_when_it_is_read(

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from runtime.errors import ConfigError
 from runtime.log import frame, scan
 from runtime.log.checksum import crc32c
 from runtime.log.cursor import Cursor
-from runtime.log.losses import LostProducer
+from runtime.log.losses import LOST, LostProducer
 from runtime.log.segment import HEADER_BYTES
 from runtime.log.tools import open_files
 from runtime.log.types import Group
@@ -202,3 +203,62 @@ def _with(data: bytes, bit: int) -> bytes:
     changed = bytearray(data)
     changed[bit // 8] ^= 1 << bit % 8
     return bytes(changed)
+
+
+def segments_of(rig: Any) -> list[str]:
+    return [name for name in rig.disk.names(rig.path) if name.endswith(".seg")]
+
+
+def many_segments(rig: Any) -> list[Group]:
+    rig.segment_bytes = 8 << 10
+    made: list[Group] = rig.filled(12, sizes=(2500, 30))
+    assert len(segments_of(rig)) >= 4
+    return made
+
+
+@pytest.mark.parametrize("which", [0, 1, -1])
+async def test_a_segment_of_no_bytes_costs_what_it_held_and_nothing_else(memory_rig: Any, which: int) -> None:
+    """The first, one in the middle, the newest; a person may put such a file where one was lost for good."""
+    made = many_segments(memory_rig)
+    name = segments_of(memory_rig)[which]
+    base = int(name[:20])
+    file = memory_rig.disk.open(memory_rig.path / name, write=True)
+    file.truncate(0)
+    file.sync()
+    assert open_files(memory_rig.disk, memory_rig.path).check_files() != []
+    log = memory_rig.open()
+    log.commit([memory_rig.draft("q", 1)])
+    consumer, expected, found = log.consumer("c"), [0] * 4, []
+    while consumer.read_nowait_available():
+        for group in await consumer.read(wait=False):
+            found += [group.sequence] if group.producer == "p" else []
+            for f in group.frames:  # offsets go on without a hole that nobody named
+                first = f.prev_offset + 1 if f.kind == LOST else f.offset
+                assert first <= expected[f.partition] <= f.offset + 1, (f, expected)
+                expected[f.partition] = max(expected[f.partition], f.offset + 1)
+    inside = [g.sequence for g in made if base <= g.position and log.damage[0].end_position >= g.end_position]
+    assert inside
+    assert found == [g.sequence for g in made if g.sequence not in inside]
+    lost = [log.lost_of(damage) for damage in log.damage]
+    assert [(p.name, p.groups) for one in lost for p in one.producers] == [("p", len(inside))]
+
+
+def test_a_missing_end_is_named_by_verify_at_every_later_time(memory_rig: Any) -> None:
+    many_segments(memory_rig)
+    memory_rig.disk.unlink(memory_rig.path / segments_of(memory_rig)[-1])
+    memory_rig.open().close()
+    memory_rig.open().close()
+    reasons = [d.reason for d in open_files(memory_rig.disk, memory_rig.path).check_files()]
+    assert reasons == ["the end of the log is missing"]
+
+
+def test_a_missing_segment_says_what_to_do_and_that_helps(memory_rig: Any) -> None:
+    many_segments(memory_rig)
+    name = segments_of(memory_rig)[1]
+    memory_rig.disk.unlink(memory_rig.path / name)
+    with pytest.raises(ConfigError, match=f"put {name} back") as refused:
+        memory_rig.open()
+    assert "empty file of its name" in str(refused.value)
+    memory_rig.disk.locks.clear()
+    memory_rig.disk.open(memory_rig.path / name, write=True, create=True)
+    assert memory_rig.open().damage == []  # read lazily: sealed segments are looked at when somebody reads
