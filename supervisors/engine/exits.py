@@ -75,22 +75,26 @@ LEAVES_TOLD_MAX = 20
 
 def describe(error: BaseException) -> str:
     """One bounded line for people: `OSError: no space`, several joined by `; `. Whatever the error is, it has one."""
-    inner = leaves(error)
-    texts = [f"{type(e).__name__}: {text}" if (text := _text(e)) else type(e).__name__ for e in inner[:LEAVES_TOLD_MAX]]
-    return one_line("; ".join(texts) or type(error).__name__)
+    if not isinstance(error, BaseExceptionGroup):  # by far the most
+        return one_line(_named(error))
+    return one_line("; ".join(_named(leaf) for leaf in leaves(error)[:LEAVES_TOLD_MAX]) or type(error).__name__)
 
 
 def one_line(text: str) -> str:
     """`text` bounded, without line breaks, and such that it can be written as UTF-8 (it may hold lone surrogates)."""
-    text = " ".join(text[: 10 * LINE_CHARS_MAX].encode("utf-8", "backslashreplace").decode().split())
+    text = text[: 10 * LINE_CHARS_MAX]
+    if not text.isascii():
+        text = text.encode("utf-8", "backslashreplace").decode()
+    text = " ".join(text.split())
     return text if len(text) <= LINE_CHARS_MAX else text[: LINE_CHARS_MAX - 1] + "…"
 
 
-def _text(error: BaseException) -> str:
+def _named(error: BaseException) -> str:
     try:
-        return str(error)
+        text = str(error)
     except BaseException as exc:  # noqa: BLE001 - a child's error must not end its supervisor by being described
-        return f"(its text cannot be made: {type(exc).__name__})"
+        text = f"(its text cannot be made: {type(exc).__name__})"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 _LIKE_SHUTDOWN = (Shutdown, RestartIntensityExceeded)

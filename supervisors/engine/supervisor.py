@@ -17,7 +17,7 @@ import trio
 
 from runtime.errors import RestartIntensityExceeded, Shutdown
 from supervisors.engine import slot as states
-from supervisors.engine.child import Restart, SupervisorSpec
+from supervisors.engine.child import Restart, Strategy, SupervisorSpec
 from supervisors.engine.events import Event, EventKind
 from supervisors.engine.exits import ExitKind, ExitReason
 from supervisors.engine.host import Host
@@ -221,6 +221,8 @@ class Supervisor:
         )
 
     def _views(self) -> list[ChildView]:
+        if self.spec.strategy is Strategy.ONE_FOR_ONE:  # nobody waits for a sibling
+            return [slot.view() for slot in self.slots]
         due = {name for slot in self.slots for name in slot.due_siblings}
         return [slot.view(is_due=slot.spec.id in due) for slot in self.slots]
 
