@@ -102,7 +102,7 @@ def test_a_hole_that_the_log_names_is_passed_and_moves_the_mark_over_it():
 
 def test_a_hole_that_cannot_be_passed_says_what_to_do():
     log = log_of_slices(3)
-    with pytest.raises(LogHole, match="Restore a newer one.*--adopt"):
+    with pytest.raises(LogHole, match=r"Restore a newer one.*--adopt"):
         lane().offer(log.groups[1:])
 
 
