@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import history_run, live_delivery, live_run, log_reading, log_writer, supervision
+from tests.bench import history_run, live_delivery, live_run, log_backlog, log_reading, log_writer, supervision
 from tests.bench.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,6 +19,7 @@ BENCHES: dict[str, Callable[[], Iterator[Figure]]] = {
     "supervision": supervision.figures,
     "log_writer": log_writer.figures,
     "log_reading": log_reading.figures,
+    "log_backlog": log_backlog.figures,
 }
 
 
