@@ -195,9 +195,11 @@ class Service:
 
     async def _reload_on(self, wanted: trio.MemoryReceiveChannel[None]) -> None:
         async for _ in wanted:
-            self.notifier.reloading()
+            if not self.admin.is_stopping:
+                self.notifier.reloading()
             outcome = one_line(await self._reload())
-            self.notifier.ready(outcome)
+            if not self.admin.is_stopping:  # STOPPING=1 is the last word
+                self.notifier.ready(outcome)
             self.history.history.note("pipeline", "reload", outcome)
             structlog.stdlib.get_logger("supervisor").warning("reload", outcome=outcome)
 

@@ -223,3 +223,36 @@ async def test_a_reload_never_ends_the_process_and_says_what_happened(
     assert heard.readied == [said, said]
     assert [record["outcome"] for record in logs if record["event"] == "reload"] == [said, said]
     assert [line.split(" ", 1)[1] for line in service.history.history.recent()] == [f"pipeline reload {said}"] * 2
+
+
+async def test_a_reload_in_a_stop_takes_nothing_back_of_stopping(autojump_clock, seams, world) -> None:
+    """Neither one that comes then nor one that is still under way."""
+
+    async def slow(ctx) -> None:
+        await trio.sleep(5)
+
+    world.on_drain["a"] = slow
+    heard = Said()
+    read = trio.Event()
+
+    def reread() -> Settings:
+        trio.from_thread.run(read.wait)
+        return Settings()
+
+    service = service_of(seams, world, notifier=heard, reread=reread)
+    service.ready.set()
+    send, receive = trio.open_memory_channel[None](1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(service._reload_on, receive)
+        async with world.running(world.sup("root", "one_for_one", "a")):
+            send.send_nowait(None)
+            await trio.sleep(1)
+            world.stop.set()
+            await trio.sleep(1)
+            read.set()
+            await trio.sleep(1)
+            send.send_nowait(None)
+            await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert heard.readied == []
+    assert len(service.history.history.recent()) == 2
