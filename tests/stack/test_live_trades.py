@@ -73,7 +73,7 @@ def test_captured_trades_played_live_give_the_same_bars_after_confirmation(tmp_p
     pipeline = Pipeline(
         tmp_path / "data",
         f"embedded.recording={recording}",
-        "embedded.replay_speed=40",
+        "embedded.replay_speed=60",
         f'pipeline.symbols=["{SYMBOL}"]',
         HISTORY[0],
         "downloader.settle_s=60",
