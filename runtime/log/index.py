@@ -57,8 +57,8 @@ class Catalog:
         return self._listing.bases[0] if self._listing.bases else 0
 
     def walker(self, segment: Segment, file: File, *, bodies: bool, chunk: int = 1 << 20) -> Walker:
-        """For the frames of one segment."""
-        return segment_walker(segment, file, self.log_low, bodies=bodies, chunk=chunk)
+        """For the frames of one segment, as far as they are durable: what the disk cannot read is stepped over."""
+        return segment_walker(segment, file, self.log_low, bodies=bodies, chunk=chunk, lenient=True)
 
     def replace(self, segments: Sequence[Segment]) -> None:
         """Start over with these."""

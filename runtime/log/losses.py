@@ -10,7 +10,7 @@ import attrs
 
 from runtime.disk_port import Disk, File
 from runtime.log.frame import FrameHeader
-from runtime.log.scan import Gap, Span, Walker
+from runtime.log.scan import Gap, Span, Walker, read_around
 from runtime.log.segment import HEADER_BYTES, Segment
 from runtime.log.types import Frame, Group, ProducerState
 
@@ -167,7 +167,7 @@ def lost_group(log_id: str, gap: Gap, lost: Sequence[LostFrame]) -> Group:
 
 def quarantine(disk: Disk, directory: Path, segment: Segment, file: File, gap: Gap, kind: str) -> bool:
     """Keep the bytes, before anything is cut, with a line that says why. False if there is nothing but zeros."""
-    data = file.pread(gap.end - gap.position, HEADER_BYTES + gap.position - segment.base).rstrip(b"\0")
+    data = read_around(file, gap.end - gap.position, HEADER_BYTES + gap.position - segment.base).rstrip(b"\0")
     if not data:
         return False
     folder = directory / QUARANTINE

@@ -178,8 +178,9 @@ class Recovery:
             file.close()
         return verdict
 
-    def _walker(self, segment: Segment, file: File, *, bodies: bool = True) -> Walker:
-        return segment_walker(segment, file, log_low(self.log_id), bodies=bodies)
+    def _walker(self, segment: Segment, file: File, *, sealed: bool = False) -> Walker:
+        """What cannot be read in a sealed segment is damage; at the end of the log, nobody knows what it is."""
+        return segment_walker(segment, file, log_low(self.log_id), bodies=not sealed, lenient=sealed)
 
     def _quarantine(self, segment: Segment, file: File, gap: Gap, kind: str) -> bool:
         return quarantine(self.disk, self.directory, segment, file, gap, kind)
@@ -211,7 +212,7 @@ class Recovery:
     def _fold_segment(self, found: Recovered, segment: Segment, start: int, stop: int) -> None:
         file = self.disk.open(segment.path)
         try:
-            walker = self._walker(segment, file, bodies=False)
+            walker = self._walker(segment, file, sealed=True)
             for item in walker.walk(start, stop, chain=None, open_end=False):
                 if isinstance(item, Gap):
                     found.damage.append(_damage(segment, item))
@@ -299,10 +300,12 @@ def log_low(log_id: str) -> int:
 def list_segments(disk: Disk, directory: Path, log_id: str) -> list[Segment]:
     """All segment files in order. Raises ConfigError for one of another log or of a newer format."""
     found = []
-    for name in disk.names(directory):
+    names = disk.names(directory)
+    bases = [base for name in names if (base := segment_base(name)) is not None]
+    for name in names:
         base = segment_base(name)
         if base is not None:
-            segment = load_segment(disk, directory / name, base)
+            segment = load_segment(disk, directory / name, base, sealed=base != max(bases))
             header = segment.header
             if header is not None and header.log_id != log_id:
                 raise ConfigError(f"{segment.path} belongs to log {header.log_id}, not to {log_id}: move it away")

@@ -5,7 +5,9 @@ One routine serves recovery, readers, the index and the tools, so that all agree
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
+from functools import partial
 
 import attrs
 
@@ -23,6 +25,7 @@ from runtime.log.segment import HEADER_BYTES, Segment
 
 _RESYNC_CHUNK = 1 << 20
 _ZEROS = bytes(_RESYNC_CHUNK)
+_PAGE = 4096
 _HEADERS_CHUNK = 32 << 10
 """When only headers are wanted: small frames come several at a time, big bodies are skipped."""
 
@@ -58,10 +61,14 @@ class Gap:
 
 
 class Source:
-    """Positions of one segment as bytes, read in chunks."""
+    """Positions of one segment as bytes, read in chunks.
 
-    def __init__(self, file: File, base: int, *, chunk: int) -> None:
-        self._file = file
+    `lenient`: what the disk cannot read (EIO) is zeros, so that it does not check and is stepped over like rot. Never
+    where the end of the log is looked for: zeros end it.
+    """
+
+    def __init__(self, file: File, base: int, *, chunk: int, lenient: bool) -> None:
+        self._read = partial(read_around, file) if lenient else file.pread
         self._base = base
         self._chunk = chunk
         self._start = 0
@@ -71,19 +78,27 @@ class Source:
         """(buffer, index): `size` bytes from `position` at buffer[index:], fewer only at the end of the file."""
         at = position - self._start
         if at < 0 or at + size > len(self._buffer):
-            self._buffer = self._file.pread(max(size, self._chunk), HEADER_BYTES + position - self._base)
+            self._buffer = self._read(max(size, self._chunk), HEADER_BYTES + position - self._base)
             self._start = position
             at = 0
         return self._buffer, at
 
 
 class Walker:
-    """Walks one segment. `epoch` None accepts any (segment header lost)."""
+    """Walks one segment. `epoch` None accepts any (segment header lost). `lenient`: see Source."""
 
-    def __init__(
-        self, file: File, base: int, *, log_low: int, epoch: int | None, bodies: bool, chunk: int = 1 << 20
+    def __init__(  # noqa: PLR0913
+        self,
+        file: File,
+        base: int,
+        *,
+        log_low: int,
+        epoch: int | None,
+        bodies: bool,
+        chunk: int = 1 << 20,
+        lenient: bool = False,
     ) -> None:
-        self._source = Source(file, base, chunk=chunk if bodies else _HEADERS_CHUNK)
+        self._source = Source(file, base, chunk=chunk if bodies else _HEADERS_CHUNK, lenient=lenient)
         self._log_low = log_low
         self._epoch = epoch
         self._bodies = bodies
@@ -225,10 +240,35 @@ class Walker:
         return limit
 
 
-def segment_walker(segment: Segment, file: File, log_low: int, *, bodies: bool, chunk: int = 1 << 20) -> Walker:
+def segment_walker(
+    segment: Segment, file: File, log_low: int, *, bodies: bool, chunk: int = 1 << 20, lenient: bool = False
+) -> Walker:
     """A walker that accepts frames of the segment's own epoch only."""
     epoch = segment.header.epoch if segment.header is not None else None
-    return Walker(file, segment.base, log_low=log_low, epoch=epoch, bodies=bodies, chunk=chunk)
+    return Walker(file, segment.base, log_low=log_low, epoch=epoch, bodies=bodies, chunk=chunk, lenient=lenient)
+
+
+def read_around(file: File, size: int, offset: int) -> bytes:
+    """As `pread`; a page that cannot be read is zeros. Raises OSError for anything but EIO."""
+    try:
+        return file.pread(size, offset)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+    found = bytearray()
+    while len(found) < size:
+        at = offset + len(found)
+        wanted = min(size - len(found), _PAGE - at % _PAGE)
+        try:
+            page = file.pread(wanted, at)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            page = bytes(max(0, min(wanted, file.size() - at)))
+        found += page
+        if len(page) < wanted:
+            break
+    return bytes(found)
 
 
 def _misfit(header: FrameHeader, first: FrameHeader, index: int, chain: int | None) -> str:

@@ -8,6 +8,7 @@ then renamed, so a file with a final name always had a valid header.
 from __future__ import annotations
 
 import contextlib
+import errno
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -156,11 +157,15 @@ def finish_segment(
     return Segment(path=path, base=header.base, header=header)
 
 
-def load_segment(disk: Disk, path: Path, base: int) -> Segment:
-    """A segment as found on disk. Raises ConfigError (newer format), OSError."""
+def load_segment(disk: Disk, path: Path, base: int, *, sealed: bool = False) -> Segment:
+    """A segment as found on disk; the header of a sealed one may be unreadable. Raises ConfigError (newer), OSError."""
     file = disk.open(path)
     try:
         header = unpack_segment_header(file.pread(HEADER_BYTES, 0))
+    except OSError as error:
+        if not sealed or error.errno != errno.EIO:
+            raise
+        header = None
     finally:
         file.close()
     return Segment(path=path, base=base, header=header)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import pytest
 
-from runtime.errors import ConfigError
+from runtime.disk_memory import MemoryFile
+from runtime.errors import ConfigError, LogSyncFailed
 from runtime.log import frame, scan
 from runtime.log.checksum import crc32c
 from runtime.log.cursor import Cursor
@@ -262,3 +264,54 @@ def test_a_missing_segment_says_what_to_do_and_that_helps(memory_rig: Any) -> No
     memory_rig.disk.locks.clear()
     memory_rig.disk.open(memory_rig.path / name, write=True, create=True)
     assert memory_rig.open().damage == []  # read lazily: sealed segments are looked at when somebody reads
+
+
+def fail_reads_of(rig: Any, path: Any, monkeypatch: pytest.MonkeyPatch, bad: range) -> None:
+    """A sector that the disk cannot give any more: EIO whenever a read touches it."""
+    real = MemoryFile.pread
+
+    def pread(self: MemoryFile, size: int, offset: int) -> bytes:
+        if self._path == path and offset < bad.stop and offset + size > bad.start:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(self, size, offset)
+
+    monkeypatch.setattr(MemoryFile, "pread", pread)
+
+
+def test_a_sector_that_cannot_be_read_costs_the_groups_in_it(memory_rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the process, which could never start again (DURABLE_LOG 5); those groups are fetched again like rotten ones."""
+    memory_rig.segment_bytes = 64 << 10
+    made: list[Group] = memory_rig.filled(9, sizes=(7000,))
+    log = memory_rig.open()
+    log.commit([memory_rig.draft("q", 1)])
+    log.close()
+    fail_reads_of(memory_rig, memory_rig.path / SEGMENT, monkeypatch, range(5 * 4096, 6 * 4096))
+    hit = [g for g in made if g.position + HEADER_BYTES < 6 * 4096 and g.end_position + HEADER_BYTES > 5 * 4096]
+    assert 0 < len(hit) < 3
+    log = memory_rig.open()
+    assert [g.sequence for g in read(log)] == [g.sequence for g in made if g not in hit] + [1]
+    assert [(d.position, d.end_position) for d in log.damage] == [(hit[0].position, hit[-1].end_position)]
+    [lost] = log.lost_of(log.damage[0]).producers
+    assert (lost.name, lost.groups) == ("p", len(hit))
+    assert open_files(memory_rig.disk, memory_rig.path).check() == log.damage
+
+
+def test_an_unreadable_header_of_a_sealed_segment_keeps_nobody_from_starting(
+    memory_rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = many_segments(memory_rig)
+    name = segments_of(memory_rig)[1]
+    fail_reads_of(memory_rig, memory_rig.path / name, monkeypatch, range(4096))
+    log = memory_rig.open()
+    assert [g.sequence for g in read(log)] == [g.sequence for g in made]
+
+
+def test_the_end_of_the_log_is_never_guessed_from_what_cannot_be_read(
+    memory_rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Positive control of the leniency: zeros there would end the log before what was acknowledged."""
+    memory_rig.filled(7, sizes=(7000,), close=False)
+    memory_rig.disk.kill()
+    fail_reads_of(memory_rig, memory_rig.path / SEGMENT, monkeypatch, range(5 * 4096, 6 * 4096))
+    with pytest.raises(LogSyncFailed, match="see the kernel's messages"):
+        memory_rig.open()
