@@ -57,6 +57,8 @@ class Host:
         self._deadline_s = math.inf
         self._fatal = (*fatal, KeyboardInterrupt, SystemExit)
         self._shutdown_deadline_s = shutdown_deadline_s
+        self.loop_back_s = -math.inf
+        """When (monotonic) the event loop last came back from somebody who held it for long."""
         self.lives: dict[Life, ChildSpec] = {}
         """The actors that run now."""
         self._release = trio.Event()

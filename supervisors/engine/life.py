@@ -17,6 +17,7 @@ from supervisors.engine.exits import ExitKind, ExitReason, classify
 SHIELD_GRACE_S = 0.5
 """Rung 3: what a child gets after its registered shields were cancelled."""
 LEAK_LOOK_S = 0.01
+SLICE_S = 0.25
 STACK_TASKS_MAX = 5
 
 
@@ -73,8 +74,8 @@ class Life:
         """Set by the watchdog: however it ends now, it was a crash."""
         self.asked = False
         self.forced = False
-        self.leak_s = math.inf
-        """When (Trio time) the body ended and left tasks of a nursery behind that did not end with it."""
+        self.leak_s: float | None = None
+        """The body has ended, tasks it left behind have not: for how long the watchdog has seen that."""
         self.is_told = False
         """Reported as unstoppable."""
         self.task: trio.lowlevel.Task | None = None
@@ -146,13 +147,13 @@ class Life:
         """
         if self.task is None or not self.task.child_nurseries:
             return
-        self.leak_s = trio.current_time()
+        self.leak_s = 0.0
         with trio.CancelScope(shield=True):
             while any(nursery.child_tasks for nursery in self.task.child_nurseries):
                 for nursery in self.task.child_nurseries:
                     nursery.cancel_scope.cancel(reason=f"{self.path} ended and left this nursery open")
                 await trio.sleep(LEAK_LOOK_S)
-        self.leak_s = math.inf
+        self.leak_s = None
 
 
 async def climb(
@@ -173,8 +174,13 @@ async def climb(
 
 
 async def _wait(life: Life, timeout_s: float, deadline_s: float) -> None:
-    with trio.move_on_at(min(trio.current_time() + timeout_s, deadline_s)):
-        await life.done.wait()
+    """In slices: while somebody holds the loop nobody can end, so of that time no more than one slice counts."""
+    left_s = timeout_s
+    while left_s > 0 and not life.done.is_set() and (now_s := trio.current_time()) < deadline_s:
+        slice_s = min(left_s, SLICE_S)
+        with trio.move_on_at(min(now_s + slice_s, deadline_s)):
+            await life.done.wait()
+        left_s -= slice_s
 
 
 def stack_of(life: Life) -> str:

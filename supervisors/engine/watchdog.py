@@ -19,6 +19,8 @@ from supervisors.engine.host import HOST_TASK, Host
 from supervisors.engine.life import Life, climb, stack_of
 
 LOOK_S = 0.5
+EXCUSED_HOLD_S = 1.0
+"""While somebody holds the loop for longer nobody can show progress: afterwards everybody's deadline counts anew."""
 HOLD_S = 0.05
 """One step of one task may take this long before it is reported."""
 
@@ -28,7 +30,7 @@ def late_s(spec: ChildSpec, life: Life, host: Host) -> float:
     if spec.progress_timeout_s is None or not life.is_ready or life.asked or spec.id in host.seams.board.waits:
         return -math.inf
     now_s = host.seams.clock.monotonic_s()
-    age_s = now_s - life.ready_s
+    age_s = now_s - max(life.ready_s, host.loop_back_s)
     progress_age_s = host.seams.board.progress_age_s(spec.id, now_s)
     if progress_age_s is not None:  # an earlier incarnation's last sign is older than this one's start
         age_s = min(age_s, progress_age_s)
@@ -43,10 +45,16 @@ def late_actors(host: Host) -> tuple[str, ...]:
 async def end_stalled(host: Host) -> None:
     """For ever: look at every actor, end the stalled ones and report those whose own tasks outlive them."""
     while True:
+        before_s = host.seams.clock.monotonic_s()
         await trio.sleep(LOOK_S)
+        now_s = host.seams.clock.monotonic_s()
+        if now_s - before_s > LOOK_S + EXCUSED_HOLD_S:
+            host.loop_back_s = now_s
         for life, spec in tuple(host.lives.items()):
-            if trio.current_time() - life.leak_s > spec.cancel_grace_s:
-                host.report_unstoppable(life)
+            if life.leak_s is not None:
+                life.leak_s += LOOK_S
+                if life.leak_s > spec.cancel_grace_s:
+                    host.report_unstoppable(life)
             if life.blame is None and late_s(spec, life, host) > 0:
                 life.blame = ActorStalled(f"{life.path} made no progress for {spec.progress_timeout_s} s")
                 host.report(

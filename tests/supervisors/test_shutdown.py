@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from runtime.errors import ConfigError, InvariantViolation, LogSyncFailed, RestartIntensityExceeded, UnstoppableChild
+from supervisors.engine import life
 from supervisors.engine.child import Restart
 from supervisors.engine.events import EventKind
 from supervisors.engine.life import Life
@@ -439,6 +440,64 @@ async def test_an_ordered_stop_ends_with_the_fatal_error_that_comes_up_in_it(aut
     with pytest.RaisesGroup(LogSyncFailed):
         async with world.running(world.sup("root", "one_for_one", "a"), fatal=(LogSyncFailed,)):
             pass
+
+
+@pytest.mark.parametrize("who", ["itself", "a sibling"])
+@pytest.mark.parametrize("how", ["cleanup", "leaked task"])
+async def test_time_in_which_the_loop_is_held_is_nobodys_grace(autojump_clock, world, who: str, how: str) -> None:
+    """A jump of the clock within one step is what three seconds of blocking look like: longer than the grace of two."""
+
+    async def slow_end() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            if who == "itself":
+                autojump_clock.jump(3.0)
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.4)
+            raise RuntimeError("while cleaning up")
+
+    async def run(ctx) -> None:
+        ctx.ready()
+        if how == "cleanup":
+            await slow_end()
+        elif ctx.incarnation == 1:
+            nursery = await trio.open_nursery().__aenter__()
+            nursery.start_soon(slow_end)
+            await trio.sleep(1)
+        else:
+            await ctx.drain_requested.wait()
+
+    async def holds(ctx) -> None:
+        ctx.ready()
+        if who == "a sibling":
+            await trio.sleep(11.1 if how == "cleanup" else 1.1)
+            autojump_clock.jump(3.0)
+        await ctx.drain_requested.wait()
+
+    bad = world.child("bad", world.actor(run), shutdown_grace_s=1.0)
+    async with world.running(world.sup("root", "one_for_one", world.child("holds", world.actor(holds)), bad)):
+        await trio.sleep(10)
+    assert EventKind.UNSTOPPABLE not in world.kinds("root/bad")
+    assert world.child_state("bad").restarts == (how == "leaked task")
+
+
+async def test_control_with_the_held_time_counted_it_would_be_unstoppable(autojump_clock, world, monkeypatch) -> None:
+    monkeypatch.setattr(life, "SLICE_S", 1e9)
+
+    async def run(ctx) -> None:
+        ctx.ready()
+        try:
+            await trio.sleep_forever()
+        finally:
+            autojump_clock.jump(3.0)
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.4)
+
+    with pytest.RaisesGroup(UnstoppableChild):
+        async with world.running(world.sup("root", "one_for_one", world.child("bad", world.actor(run)))):
+            pass
+    await trio.sleep(1)
 
 
 async def test_ready_is_told_when_every_child_has_started(autojump_clock, world) -> None:

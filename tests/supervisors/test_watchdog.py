@@ -118,6 +118,32 @@ async def test_a_stalled_child_that_will_not_even_be_cancelled_ends_the_process(
     release.set()
 
 
+@pytest.mark.parametrize("held_s", [130.0, 0.0])
+async def test_who_could_not_move_because_the_loop_was_held_is_not_stalled(
+    autojump_clock, world, held_s: float
+) -> None:
+    """Only its owner was to blame; an actor that then still does not move has its whole deadline again."""
+
+    async def run(ctx) -> None:
+        ctx.ready()
+        ctx.progress()
+        await ctx.drain_requested.wait()
+
+    async def holds(ctx) -> None:
+        ctx.ready()
+        await trio.sleep(20)
+        autojump_clock.jump(held_s)
+        await ctx.drain_requested.wait()
+
+    innocent = world.child("innocent", world.actor(run), progress_timeout_s=120.0)
+    async with world.running(world.sup("root", "one_for_one", innocent, world.child("holds", world.actor(holds)))):
+        await trio.sleep(20 + held_s + 10)
+        assert world.admin.late() == ()
+        assert world.child_state("innocent").restarts == 0
+        await trio.sleep(120)
+        assert world.child_state("innocent").restarts == 1
+
+
 async def test_who_holds_the_loop_is_named_with_the_time(world) -> None:
     now = [0.0]
     holds = []
