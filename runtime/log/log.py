@@ -437,8 +437,8 @@ def _open_meta(
 
 def _explain(error: OSError, disk: Disk, directory: Path) -> Exception:
     """What an error at start means: surroundings a person must mend, a full disk, or a failing one."""
-    if error.errno in NO_SPACE:
-        return LogFull(f"{directory}: {error.strerror}")
+    if error.errno in NO_SPACE and error.errno != errno.EROFS:
+        return LogFull(f"{directory}: {error.strerror}: free some space on this volume; what was accepted is safe")
     if error.errno == errno.EIO:
         write_suspect(disk, directory, what="start", durable_upto=0, error=error)
         return LogSyncFailed(

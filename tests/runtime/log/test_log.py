@@ -387,3 +387,11 @@ def test_a_group_in_the_middle_of_recovery_is_not_called_damaged(memory_rig: Any
     rest, _ = reader.read(position, log.end_position, bytes_max=10_000, partitions=None)
     assert first + rest == groups + more
     assert log.damage == []
+
+
+def test_a_read_only_volume_at_start_is_for_a_person_to_mend(memory_rig: Any) -> None:
+    memory_rig.filled(3)
+    for op in ("write", "allocate", "truncate"):
+        memory_rig.disk.fail(op, errno.EROFS, times=100)
+    with pytest.raises(ConfigError, match=r"Read-only file system.*a directory that we may write to"):
+        memory_rig.open()
