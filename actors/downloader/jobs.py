@@ -152,16 +152,19 @@ class Position:
     noted_for: int = 0
     """Checksum of that reason."""
     confirmed: IntervalSet = attrs.field(factory=IntervalSet)
-    """Fetched when it was settled: final. Part of `covered`."""
+    """Fetched when it was settled, and not replaced since by what was not: final. Part of `covered`."""
     quarantined: tuple[Quarantined, ...] = ()
 
     def after_slice(self, from_ns: int, to_ns: int, wanted: Wanted, *, confirms: bool = False) -> Position:
         """What it becomes with the slice [from_ns, to_ns) of `wanted`: belongs into the same append.
 
-        `confirms`: its hour was settled when it was asked for.
+        `confirms`: its hour was settled when it was asked for. If not, nothing of it is confirmed any more: its rows
+        take the place of final ones (the vendor's clock was put back, or we were wrong about it).
         """
         covered = self.covered.add(from_ns, to_ns)
-        after = attrs.evolve(self, covered=covered)
+        here = IntervalSet([(from_ns, to_ns)])
+        confirmed = IntervalSet([part for interval in self.confirmed for part in here.missing(*interval)])
+        after = attrs.evolve(self, covered=covered, confirmed=confirmed)
         if confirms:
             waiting = tuple(q for q in self.quarantined if q.to_ns <= from_ns or to_ns <= q.from_ns)
             after = attrs.evolve(after, confirmed=self.confirmed.add(from_ns, to_ns), quarantined=waiting)

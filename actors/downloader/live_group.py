@@ -130,15 +130,18 @@ class LiveGroup:
 
     async def _seam(self) -> int:
         """The first full minute from now on, by a fresh answer of the vendor's clock: it may just have begun to run."""
+        told_ns = 0  # read after the subscription, also when the clock ignores it because a later answer overtook it
         try:
             with trio.fail_after(self.limits.clock_s):
-                self.market.observe(await self.time.server_time())
+                sample = await self.time.server_time()
+            self.market.observe(sample)
+            told_ns = sample.vendor_ns + sample.resolution_ns
         except (RetryableSourceError, trio.TooSlowError) as exc:
             if not self.market.known and trio.current_time() - self._began_s < self.limits.clock_wait_s:
                 raise RetryableSourceError(f"the vendor's clock is not known yet: {exc}") from exc
         except PermanentSourceError:
             pass  # not part of the plan: our clock must do
-        return ceil_minute(self.market.bounds_ns()[1])
+        return ceil_minute(max(told_ns, self.market.bounds_ns()[1]))
 
     async def _pump(self, stream: LiveStream, watch: Contiguity) -> None:
         """Events to feeds, feeds to the log. Raises what ends the session."""

@@ -108,7 +108,7 @@ def _shrink(args: argparse.Namespace) -> int:
 
 
 def _mutants(args: argparse.Namespace) -> int:
-    from tests.simulation.mutants import hunt
+    from tests.simulation.hunt import hunt
 
     return hunt(args.names, jobs=args.jobs, write=args.write)
 

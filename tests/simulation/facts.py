@@ -10,7 +10,7 @@ import numpy as np
 from actors.market.coverage import UNCONFIRMED_FINAL, Coverage, coverage_records
 from actors.market.schema import decode
 from runtime.log.types import Frame, Group
-from tests.simulation.market import MINUTE, Known
+from tests.simulation.market import MINUTE, TIMEFRAMES, Known
 from tests.simulation.trace import SimulationFailed
 
 LATENESS_NS = 2 * 10**9
@@ -71,6 +71,7 @@ class Facts:
     def learn(self, group: Group) -> None:
         """Raises: SimulationFailed when live has a word on minutes that a slice replaced before."""
         if group.producer == "aggregator":
+            self._look_at_candles(group)
             return
         for frame in group.frames:
             if frame.kind == "coverage":
@@ -79,6 +80,20 @@ class Facts:
             elif group.producer.startswith("live/") and frame.rows:
                 minutes = self.of(group.producer.split("/")[1])
                 minutes.touched.update(minutes_of(frame))
+
+    def _look_at_candles(self, group: Group) -> None:
+        """S7: no candle is put out before a slice holds its last minute, or the watermark of live passed its end."""
+        for frame in group.frames:
+            table = decode(frame.schema, frame.body).select(["symbol", "timeframe", "ts_ns"])
+            for row in table.to_pylist():
+                minutes = self.of(row["symbol"])
+                start, length = row["ts_ns"] // MINUTE, TIMEFRAMES[row["timeframe"]]
+                last = start + length - 1
+                if last in minutes.sliced:
+                    continue
+                touched = any(minute in minutes.touched for minute in range(start, last + 1))
+                if not touched or last >= minutes.known.closed_to:
+                    raise SimulationFailed(f"S7: {row} is put out before its time, watermark {minutes.reached_ns}")
 
     def _learn(self, record: Coverage) -> None:
         minutes = self.of(record.symbol)

@@ -1,23 +1,16 @@
-"""Broken promises, planted one at a time: the simulation must notice each within `SEEDS` seeds, or it proves nothing.
+"""Broken promises, planted one at a time: the simulation must notice each, or it proves nothing (`hunt.py`).
 
 A mutant replaces one function of the product (or, marked so, of a fake or of the harness) before the run.
-`python -m tests.simulation mutants --write` puts the table into docs/simulation.md.
+Those of the live stream are in `live_mutants.py`.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import attrs
 import outcome
-
-SEEDS = 400
-"""Each must die within the first so many."""
-PAGE = Path(__file__).parents[2] / "docs" / "simulation.md"
-BEGIN, END = "<!-- mutants: begin (made by a command, see above) -->", "<!-- mutants: end -->"
 
 
 @attrs.frozen
@@ -45,6 +38,8 @@ def mutant(area: str, what: str) -> Callable[[Callable[[], None]], Callable[[], 
 
 def plant(name: str) -> None:
     """Break it, in this process, for good; a second time changes nothing."""
+    import tests.simulation.live_mutants  # noqa: F401 (they register themselves)
+
     if name not in _PLANTED:
         _PLANTED.add(name)
         next(m for m in MUTANTS if m.name == name).plant()
@@ -124,7 +119,7 @@ def answered_before_the_commit() -> None:
     real = Buffer._commit
 
     async def hasty(self: Any, batch: Any, *rest: Any) -> None:
-        for request in batch:
+        for request in batch.requests:
             if request.draft is not None:
                 request.answer(outcome.Value(Appended(position=0, end_position=0, stamp_ns=0, duplicate=False)))
         await real(self, batch, *rest)
@@ -141,13 +136,13 @@ def cursor_before_the_answer() -> None:
 
     real = _Session._write
 
-    async def hasty(self: Any, sink: Any, lane: Any, batch: Any) -> None:
+    async def hasty(self: Any, sink: Any, lanes: Any, turn: Any) -> None:
         verified = dict(self.cursor.verified)
-        for partition, (_, high) in batch.marks.items():
+        for partition, (_, high) in turn.batch.marks.items():
             verified[partition] = high
         self.cursor = attrs.evolve(self.cursor, committed=verified, verified=verified)
         await self.store_cursor(at_once=True)
-        await real(self, sink, lane, batch)
+        await real(self, sink, lanes, turn)
 
     _Session._write = hasty  # type: ignore[method-assign]
 
@@ -194,13 +189,13 @@ def skip_on_timeout() -> None:
 
     real = _Session._write
 
-    async def optimistic(self: Any, sink: Any, lane: Any, batch: Any) -> None:
+    async def optimistic(self: Any, sink: Any, lanes: Any, turn: Any) -> None:
         try:
-            await real(self, sink, lane, batch)
+            await real(self, sink, lanes, turn)
         except RetryableSinkError:
-            lane.wrote(batch)
-            lane.read_back(batch.groups)
-            self._note(lane)
+            turn.lane.wrote(turn.batch)
+            turn.lane.read_back(turn.batch.groups)
+            self._note(lanes)
 
     _Session._write = optimistic  # type: ignore[method-assign]
 
@@ -249,14 +244,12 @@ def slice_without_delete() -> None:
 def covers_too_much() -> None:
     from actors.downloader.producer import HistoryProducer
 
-    real = HistoryProducer.append
+    real = HistoryProducer.append_slice
 
-    async def more(self: Any, frames: Any, covers: Any) -> None:
-        if covers is not None:
-            covers = attrs.evolve(covers, to_ns=covers.to_ns + 60 * 10**9)
-        await real(self, frames, covers)
+    async def more(self: Any, feed: Any, framed: Any, covers: Any) -> None:
+        await real(self, feed, framed, attrs.evolve(covers, to_ns=covers.to_ns + 60 * 10**9))
 
-    HistoryProducer.append = more  # type: ignore[method-assign]
+    HistoryProducer.append_slice = more  # type: ignore[method-assign]
 
 
 @mutant("producers", "a refetch is forgotten as soon as it was read")
@@ -276,10 +269,10 @@ def job_forgotten() -> None:
 def refetch_called_done() -> None:
     from actors.downloader import jobs
 
-    def careless(position: Any, wanted: Any, available_to_ns: int) -> Any:
+    def careless(position: Any, wanted: Any, *rest: Any) -> Any:
         if wanted.refetch and position.job == wanted.job:
             return []
-        return real(position, wanted, available_to_ns)
+        return real(position, wanted, *rest)
 
     import actors.downloader.lane as lane
 
@@ -384,41 +377,3 @@ def the_dead_work() -> None:
 
     Fence.check = lambda self: None  # type: ignore[method-assign]
     MemoryFile._enter = lambda self, op: self._disk.step(op, self._path)  # type: ignore[method-assign]
-
-
-def hunt(names: list[str], *, jobs: int, write: bool) -> int:
-    """Run each until it dies; 1 when one survives."""
-    from tests.simulation.campaign import run_seeds
-
-    began_s = time.monotonic()
-    lines, alive = [], []
-    for one in [m for m in MUTANTS if not names or m.name in names]:
-        killer, tried = None, 0
-        size = 5 * jobs
-        for first in range(0, SEEDS, size):
-            results = list(run_seeds(range(first, first + size), jobs=jobs, mutant=one.name, stop_at_failure=True))
-            killer = next((r for r in sorted(results, key=lambda r: r.seed) if r.failure), None)
-            tried = first + size
-            if killer is not None:
-                tried = killer.seed + 1
-                break
-        if killer is None:
-            alive.append(one.name)
-            how = f"**survived {tried} seeds**"
-        else:
-            how = f"seed {killer.seed} | {_short(killer.failure)}"
-        print(f"{one.name:28} {how}", flush=True)
-        lines.append(f"| {one.area} | {one.what} | {how} |")
-    print(f"{len(lines) - len(alive)} of {len(lines)} mutants died; {time.monotonic() - began_s:.0f} s")
-    if write and not names:
-        table = "| area | mutant | first seed that kills it | by |\n|---|---|---|---|\n" + "\n".join(lines)
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
-    return 1 if alive else 0
-
-
-def _short(failure: str) -> str:
-    line = failure.strip().splitlines()[
-        -1 if failure.startswith("Traceback") or failure.lstrip().startswith("+") else 0
-    ]
-    return line.replace("|", "/")[:110]

@@ -10,7 +10,7 @@ import trio
 
 from runtime.board import Board
 from tests.simulation.facts import missing_in
-from tests.simulation.market import MINUTE, NS
+from tests.simulation.market import HOUR, MINUTE, NS
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -96,9 +96,12 @@ class Verdict:
         return all(name in board.consumers and board.consumers[name].verified_position >= end for name in names)
 
     def _jobs_left(self) -> bool:
-        """A job that reaches beyond now waits for its end."""
+        """A job that reaches beyond now waits for its end, that of its hour if the time was not known when it came."""
         jobs = self.world.jobs.jobs
-        return bool(jobs) if self.world.stream is None else any(job.to_ns <= self._held_ns() for job in jobs)
+        if self.world.stream is None:
+            return bool(jobs)
+        hour_ns = self._held_ns() // HOUR * HOUR
+        return any(job.to_ns <= hour_ns for job in jobs)
 
     def _only_refused_left(self, board: Board) -> bool:
         return bool(self.world.refused) and all(j.finished or j.error for j in board.jobs.values())
