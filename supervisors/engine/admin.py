@@ -247,7 +247,7 @@ async def _restart_child(supervisor: Supervisor, *, child_id: str) -> bool:
 
 async def _recover_child(supervisor: Supervisor, *, child_id: str) -> None:
     slot = _find(supervisor, child_id)
-    if _presence(slot) is Presence.IDLE and not slot.is_stuck:
+    if _presence(slot) is Presence.IDLE and not supervisor.host.is_stuck(slot.path):
         supervisor.recover(slot)
 
 

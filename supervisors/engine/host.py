@@ -61,6 +61,8 @@ class Host:
         """When (monotonic) the event loop last came back from somebody who held it for long."""
         self.lives: dict[Life, ChildSpec] = {}
         """The actors that run now."""
+        self._stuck: dict[str, Life] = {}
+        """By path, as a supervisor that is started anew does not know what its predecessor left."""
         self._release = trio.Event()
         self._closed = trio.Event()
         self._kids: trio.Nursery | None = None
@@ -125,10 +127,16 @@ class Host:
         if life.is_told:
             return
         life.is_told = True
+        self._stuck[life.path] = life
         stack = stack_of(life)
         detail = f"hangs in {stack}"
         self.report(Event(kind=EventKind.UNSTOPPABLE, path=life.path, incarnation=life.number, detail=detail))
         self.fail(UnstoppableChild(f"{life.path} did not stop; it hangs in {stack}"), life.path)
+
+    def is_stuck(self, path: str) -> bool:
+        """An unstoppable incarnation still lives there: no twin may be started."""
+        life = self._stuck.get(path)
+        return life is not None and not life.done.is_set()
 
     def ask_to_stop(self, why: str, *, ordered: bool = False) -> None:
         """Begin the ordered stop of the whole tree; the deadline counts from the first call."""

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import trio
 
-from runtime.errors import StartFailed
+from runtime.errors import StartFailed, UnstoppableChild
 from supervisors.engine import slot as states
 from supervisors.engine.child import ChildSpec, Restart
 from supervisors.engine.events import Event, EventKind
@@ -38,6 +38,9 @@ class Keeper:
         After `interrupt` it returns None early, with the child still starting: a stop of it must follow.
         """
         slot.forget_restart()
+        if self.host.is_stuck(slot.path):
+            twin = UnstoppableChild(f"an incarnation of {slot.path} still lives")
+            return self._start_failed(slot, ExitReason(ExitKind.CRASHED, twin))
         slot.incarnations += 1
         life = slot.life = self._new_life(slot)
         self.host.spawn(life, slot.spec if isinstance(slot.spec, ChildSpec) else None)
@@ -139,7 +142,7 @@ class Keeper:
             deadline_s=self.host.deadline_s,
         ):
             return
-        slot.life, slot.is_stuck, slot.last_exit = None, True, "unstoppable"
+        slot.life, slot.last_exit = None, "unstoppable"
         slot.publish(self.host, states.FAILED)
         self.host.report_unstoppable(life)
 

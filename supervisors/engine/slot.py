@@ -35,8 +35,6 @@ class Slot:
     """When the decided restart is due (monotonic); None = not decided."""
     todo: tuple[str, ...] = ()
     """Whom the due restart starts, in order."""
-    is_stuck: bool = False
-    """An incarnation would not end: no twin is started."""
     incarnations: int = 0
     restarts: int = 0
     last_exit: str = ""

@@ -276,7 +276,7 @@ class Supervisor:
         for position, slot in enumerate(self._named(todo)):
             if self._stopping or self.host.is_cut:
                 return
-            if slot.life is not None or slot.is_stuck:
+            if slot.life is not None or self.host.is_stuck(slot.path):
                 continue
             slot.restarts += 1
             reason = await self.keeper.start(slot)

@@ -219,6 +219,12 @@ def test_chaos_leaves_no_twin_and_nobody_unreported_and_ends_in_time(first: int)
     assert {seed: found for seed in range(first, first + 10) if (found := problems_of(seed))} == {}
 
 
+@pytest.mark.parametrize("seed", [383, 494, 508, 617, 1398])
+def test_seeds_that_once_found_a_twin(seed: int) -> None:
+    """A supervisor that was started anew did not know that its predecessor's child still lived."""
+    assert problems_of(seed) == []
+
+
 def test_control_a_boundary_that_disowns_leaked_tasks_is_found(monkeypatch) -> None:
     async def disown(life: Life) -> None:
         for nursery in life.task.child_nurseries:

@@ -7,7 +7,14 @@ from functools import partial
 import pytest
 import trio
 
-from runtime.errors import ConfigError, InvariantViolation, LogSyncFailed, RestartIntensityExceeded, UnstoppableChild
+from runtime.errors import (
+    ConfigError,
+    InvariantViolation,
+    LogSyncFailed,
+    RestartIntensityExceeded,
+    StartFailed,
+    UnstoppableChild,
+)
 from supervisors.engine import life
 from supervisors.engine.child import Restart
 from supervisors.engine.events import EventKind
@@ -116,6 +123,33 @@ async def test_no_twin_is_started_beside_an_unstoppable_child(autojump_clock, wo
     with pytest.RaisesGroup(UnstoppableChild):
         async with world.running(spec):
             await world.crash("a")
+            await trio.sleep(60)
+    assert starts == [1]
+
+
+@pytest.mark.parametrize("how", ["group restart", "by hand"])
+async def test_no_twin_is_started_by_a_new_supervisor_nor_by_hand(autojump_clock, world, release, how: str) -> None:
+    """The supervisor of the stuck child is restarted with its siblings while the tree stops elsewhere (chaos, seed 383)."""
+    starts = []
+
+    async def run(ctx) -> None:
+        starts.append(ctx.incarnation)
+        await ignore_everything(release, ctx)
+
+    async def slow(ctx) -> None:
+        await trio.sleep(4)
+
+    world.on_drain["late"] = slow
+    inner = world.sup("inner", "one_for_one", world.child("bad", world.actor(run), shutdown_grace_s=1.0))
+    group = world.sup("group", "one_for_all", "a", inner)
+    with pytest.RaisesGroup(UnstoppableChild):
+        async with world.running(world.sup("root", "one_for_one", group, "late")):
+            if how == "group restart":
+                await world.crash("a")
+            else:
+                await world.admin.terminate_child("root/group/inner", "bad")
+                with pytest.raises(StartFailed, match="an incarnation of root/group/inner/bad still lives"):
+                    await world.admin.restart_child("root/group/inner", "bad")
             await trio.sleep(60)
     assert starts == [1]
 
