@@ -255,6 +255,13 @@ class Carried:
         self.spans.append(Span(tuple(headers), ()))
         self.size += span.end - span.position
 
+    def first_offsets(self) -> dict[int, int]:
+        """Partition -> offset of the first frame carried."""
+        first: dict[int, int] = {}
+        for header in (header for span in self.spans for header in span.headers):
+            first.setdefault(header.partition, header.offset)
+        return first
+
 
 def _durable(placed: _Placed, index: int, schemas: Schemas) -> Frame:
     frame = placed.frame

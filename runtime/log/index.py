@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from threading import Lock  # noqa: TID251  (guards memory, is never held over I/O or an await)
 
 import attrs
 
 from runtime.disk_port import Disk, File
+from runtime.log.frame import FrameHeader
 from runtime.log.scan import Gap, Walker, segment_walker
 from runtime.log.segment import Segment
 
@@ -97,39 +98,48 @@ class Catalog:
         end = after.header.prev_end if after.header is not None else after.base
         return listing.segments[at], end, after.base
 
-    def offsets_around(self, segment: Segment) -> tuple[Sequence[int] | None, Sequence[int] | None]:
-        """The next offsets at the beginning of `segment`, and at its end; None = nobody knows.
+    def offsets_around(self, segment: Segment) -> tuple[Mapping[int, int], Mapping[int, int]]:
+        """Partition -> next offset at the beginning of `segment`, and at its end, as far as somebody knows.
 
-        Headers say it. One that is lost is made good by walking over what lies before it.
+        Headers say it. One that is lost is made good by walking over what lies before it, or behind it.
         """
         listed = self._listing.segments
         at = next(n for n, s in enumerate(listed) if s.base == segment.base)
-        later = listed[at + 1 : at + 2]
-        after = later[0].header.offsets if later and later[0].header is not None else None
-        return self._offsets_before(listed[: at + 1], len(after) if after is not None else 0), after
+        behind = self._offsets_behind(listed[at + 1 :])
+        return self._offsets_before(listed[: at + 1], behind), behind
 
-    def _offsets_before(self, listed: Sequence[Segment], partitions: int) -> Sequence[int] | None:
+    def _offsets_before(self, listed: Sequence[Segment], partitions: Iterable[int]) -> Mapping[int, int]:
         """At the beginning of the last of `listed`."""
-        if (header := listed[-1].header) is not None:
-            return header.offsets
         known = next((n for n in reversed(range(len(listed))) if listed[n].header is not None), None)
-        offsets = [0] * partitions if listed[0].base == 0 else []
-        if known is not None:
-            known_header = listed[known].header
-            assert known_header is not None
-            offsets = list(known_header.offsets)
+        header = listed[known].header if known is not None else None
+        if header is not None:
+            offsets = dict(enumerate(header.offsets))
+        elif listed[0].base == 0:
+            offsets = dict.fromkeys(partitions, 0)
+        else:
+            return {}
         for segment, after in itertools.pairwise(listed[known or 0 :]):
-            file = self._disk.open(segment.path)
-            try:
-                walked = self.walker(segment, file, bodies=False).walk(
-                    segment.base, after.base, chain=None, open_end=False
-                )
-                for frame in (h for item in walked if not isinstance(item, Gap) for h in item.headers):
-                    if offsets:
-                        offsets[frame.partition] = frame.offset + 1
-            finally:
-                file.close()
-        return offsets or None
+            offsets |= {h.partition: h.offset + 1 for h in self._headers(segment, after.base)}
+        return offsets
+
+    def _offsets_behind(self, later: Sequence[Segment]) -> Mapping[int, int]:
+        """At the beginning of `later`: the first offsets that are met there."""
+        first: dict[int, int] = {}
+        for segment, after in itertools.zip_longest(later, later[1:]):
+            if segment.header is not None:
+                return dict(enumerate(segment.header.offsets)) | first
+            for header in self._headers(segment, after.base) if after is not None else ():
+                first.setdefault(header.partition, header.offset)
+        return first
+
+    def _headers(self, segment: Segment, end: int) -> Iterator[FrameHeader]:
+        file = self._disk.open(segment.path)
+        try:
+            for item in self.walker(segment, file, bodies=False).walk(segment.base, end, chain=None, open_end=False):
+                if not isinstance(item, Gap):
+                    yield from item.headers
+        finally:
+            file.close()
 
     def note(self, base: int, position: int, offsets: Sequence[int]) -> None:
         """A group begins at `position` of segment `base`, with these next offsets."""

@@ -61,7 +61,7 @@ class Lost:
 
 
 def lost_frames(
-    walker: Walker, segment: Segment, gap: Gap, end: int, *, around: tuple[Sequence[int] | None, Sequence[int] | None]
+    walker: Walker, segment: Segment, gap: Gap, end: int, *, around: tuple[Mapping[int, int], Mapping[int, int]]
 ) -> list[LostFrame]:
     """The frames of `gap`: by those of their headers that check, the others by the offsets around it.
 
@@ -69,18 +69,15 @@ def lost_frames(
     and at its end, as far as somebody knows them.
     """
     named = {(h.partition, h.offset): _named(h) for h in walker.headers(gap.position, min(gap.end, end))}
-    begin, after = around
-    if begin is None:
-        return list(named.values())
-    before = list(begin)
+    before, after = dict(around[0]), around[1]
     for header in _headers(walker, segment.base, gap.position):
         before[header.partition] = header.offset + 1
     first: dict[int, int] = {}
     for header in _headers(walker, gap.end, end):
         first.setdefault(header.partition, header.offset)
     unnamed: list[LostFrame] = []
-    for partition, offset in enumerate(before):
-        until = first.get(partition, after[partition] if after is not None else offset)
+    for partition, offset in before.items():
+        until = first.get(partition, after.get(partition, offset))
         known = sorted(n for p, n in named if p == partition and offset <= n < until)
         for low, high in itertools.pairwise((offset - 1, *known, until)):
             if low + 1 < high:

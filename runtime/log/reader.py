@@ -132,7 +132,7 @@ class Reader:
                     break
             if position >= end and after is not None:
                 if after > end:  # the end of an earlier log was missing
-                    groups += self._gap(segment, Gap(end, after, MISSING_END, 0), end, partitions)
+                    groups += self._tell(segment, Gap(end, after, MISSING_END, 0), end, partitions)
                 position = after
         return groups, position
 
@@ -170,9 +170,14 @@ class Reader:
                 raise InvariantViolation(
                     f"position {gap.position} is inside the group [{span.position}, {span.end}), not a group border"
                 )
+        return self._tell(segment, gap, end, partitions)
+
+    def _tell(self, segment: Segment, gap: Gap, end: int, partitions: frozenset[int] | None) -> list[Group]:
+        assert self._file is not None
         self._on_gap(segment, gap)
         if not self._tell_losses:
             return []
+        walker = self._catalog.walker(segment, self._file, bodies=False)
         lost = lost_frames(walker, segment, gap, end, around=self._catalog.offsets_around(segment))
         group = cut_group(lost_group(self._log_id, gap, lost), partitions)
         return [group] if group is not None and group.frames else []

@@ -29,7 +29,7 @@ import attrs
 from runtime.disk_port import Disk, File
 from runtime.errors import ConfigError
 from runtime.log.cursor import read_cursors
-from runtime.log.frame import FIXED_BYTES
+from runtime.log.frame import FIXED_BYTES, padded
 from runtime.log.losses import MISSING_END, quarantine
 from runtime.log.positions import Positions, PositionsFile
 from runtime.log.scan import Gap, Span, Walker, segment_walker
@@ -166,7 +166,7 @@ class Recovery:
         segment = found.segments[-1]
         file = self.disk.open(segment.path)
         try:
-            limit = segment.base + max(0, file.size() - HEADER_BYTES)
+            limit = segment.base + padded(max(0, file.size() - HEADER_BYTES))  # whoever cut it did not count in eights
             chain = segment.header.chain if segment.header is not None else None
             verdict = judge(self._walker(segment, file).walk(segment.base, limit, chain=chain, open_end=True), evidence)
             found.damage += [_damage(segment, gap) for gap in verdict.gaps]

@@ -15,7 +15,7 @@ from runtime.errors import ConfigError, LogCorrupt
 from runtime.log.checksum import check_native
 from runtime.log.cursor import DIRECTORY as CURSORS
 from runtime.log.cursor import Cursor, read_cursors
-from runtime.log.frame import FrameHeader
+from runtime.log.frame import FrameHeader, padded
 from runtime.log.index import Catalog
 from runtime.log.losses import MISSING_END, QUARANTINE
 from runtime.log.meta import META, Meta, load_meta, meta_of_segments
@@ -203,7 +203,7 @@ def _tail(disk: Disk, catalog: Catalog) -> tuple[int, int]:
     end = durable = segment.base
     file = disk.open(segment.path)
     try:
-        limit = segment.base + max(0, file.size() - HEADER_BYTES)
+        limit = segment.base + padded(max(0, file.size() - HEADER_BYTES))
         for item in catalog.walker(segment, file, bodies=True).walk(segment.base, limit, chain=None, open_end=True):
             if isinstance(item, Span):
                 end = item.end

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -108,7 +108,7 @@ class Writer:
             carried.add(span)
         wanted = HEADER_BYTES + max(needed + self.reserve_bytes, carried.size)
         try:
-            segment, file, room = self._new_segment(wanted, carried.buffers)
+            segment, file, room = self._new_segment(wanted, carried)
         except OSError as error:
             raise self.refused(error, "new segment") from error
         self._leave_current()
@@ -233,9 +233,9 @@ class Writer:
 
     # --- segments
 
-    def _new_segment(self, wanted: int, frames: Sequence[bytes]) -> tuple[Segment, File, int]:
+    def _new_segment(self, wanted: int, carried: Carried) -> tuple[Segment, File, int]:
         """(segment, handle, size), from the runway if there is one. Raises OSError."""
-        header = self._next_header()
+        header, frames = self._next_header(carried.first_offsets()), carried.buffers
         spare = self.runway.take(wanted)
         if spare is not None:
             return finish_segment(self.disk, spare.path, spare.file, header, frames=frames), spare.file, spare.size
@@ -267,7 +267,9 @@ class Writer:
             if error.errno not in NO_SPACE:
                 raise self._sync_failed(error, "positions") from error
 
-    def _next_header(self) -> SegmentHeader:
+    def _next_header(self, carried: Mapping[int, int]) -> SegmentHeader:
+        """`carried`: offsets that its first frames have. Behind a loss they are lower than the guess in `positions`,
+        and who believed the guess would take those frames for lost."""
         base = self.positions.position
         before = self.catalog.segments[-1] if self.catalog.segments else None
         last_end = base if self._file is not None else self.last_end
@@ -286,7 +288,7 @@ class Writer:
             prev_end=prev_end,
             chain=self.positions.chain,
             created_ns=self.wall_ns(),
-            offsets=tuple(self.positions.offsets),
+            offsets=tuple(carried.get(p, offset) for p, offset in enumerate(self.positions.offsets)),
         )
 
     # --- errors
