@@ -6,15 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import attrs
+import numpy as np
 import pyarrow as pa
 import pytest
 
+from actors.downloader.jobs import HistoryJob
+from actors.downloader.memory import MemoryHistory
 from actors.downloader.port import Page
 from actors.downloader.rejected import LETTERS_MAX, RejectedRows
 from actors.market.rules import REJECTED
 from runtime.actor import Seams, offload_inline
 from runtime.board import Board
-from runtime.clock import SystemClock
+from runtime.clock import NS_PER_DAY, NS_PER_HOUR, SystemClock
 from runtime.disk import MemoryDisk
 from runtime.entropy import SeededEntropy
 from runtime.errors import LogSyncFailed
@@ -84,3 +88,26 @@ async def test_a_failing_disk_is_not_hidden() -> None:
     disk.fail("sync")
     with pytest.raises(LogSyncFailed):
         await keep("C:EURUSD", "quotes", page([("2", "price-missing", 7)]))
+
+
+async def test_a_download_keeps_what_the_rules_refuse_and_goes_on(kit: Any, autojump_clock: Any) -> None:
+    """The whole way: vendor's page, rules, letter; the rows beside it are accepted, coverage counts the refused one."""
+    to_ns = kit.NOW - NS_PER_DAY
+    from_ns = to_ns - NS_PER_HOUR
+    ticks = kit.make_ticks(1, from_ns, to_ns, 500)
+    bad = attrs.evolve(ticks, bid=np.where(np.arange(500) == 77, -1.0, ticks.bid))
+    history = HistoryJob(symbol="C:EURUSD", kind="quotes", from_ns=from_ns, to_ns=to_ns)
+    disk = MemoryDisk()
+
+    class Keeping(kit.Rig):  # type: ignore[misc]
+        def actor(self, inbox: Any) -> Any:
+            return attrs.evolve(super().actor(inbox), rejected=made(disk))
+
+    rig = Keeping(source=lambda: MemoryHistory(ticks={"C:EURUSD": bad}), history=(history,))
+    await rig.run_idle()
+    [entry] = kept(disk)
+    assert (entry.letter.reason, json.loads(entry.letter.content)["ts_ns"]) == (
+        "price-not-positive",
+        int(ticks.ts_ns[77]),
+    )
+    assert sum(kit.stored(rig.log, "history/C:EURUSD/quotes").values()) == 499
