@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.error
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -29,9 +30,11 @@ from tests.support.replayed import Days
 
 DAYS = ("20140506", "20140507", "20140508", "20140509")
 """Tuesday to Friday: the market is open all the time up to Friday 21:00Z."""
-ROUND_S = 7.0
+ROUND_S = 9.0
 """A round lasts about so long: with it and the speed the recording is still being played in the last one."""
 GAP_ROWS = 300
+TRIES_PER_ROUND = 3
+"""A round that found all its victims down does not count."""
 PATIENCE_S = 900.0
 WRITTEN_SQL = (
     "SELECT timeframe, basis, toUnixTimestamp64Milli(ts) * 1000000 AS ts_ns, revision FROM market.candles FINAL "
@@ -50,29 +53,56 @@ class Run:
     gap_rows: int = 0
 
     def rounds(self, count: int, gap_round: int) -> None:
-        """Kill `count` times, and start again what nobody else starts."""
+        """Kill something `count` times, and start again what nobody else starts. Raises: SystemExit when it cannot."""
         self.pipeline.start()
-        for n in range(1, count + 1):
-            if n >= gap_round and not self.gap_rows:
+        done = 0
+        for _ in range(count * TRIES_PER_ROUND):
+            if done >= gap_round and not self.gap_rows:
                 self.gap_rows = self._silent_gap()
-            wait_s = self.rng.uniform(0.3, 7.0)
-            time.sleep(wait_s)
-            self.still_runs(n)
-            wanted = combination(self.rng, self.victims)
-            hit = kill(self.pipeline, wanted, self.rng)
-            self.kills.update(hit)
-            down = [name for name in wanted if name not in hit]
-            print(
-                f"round {n}: after {wait_s:.2f} s kill -9 {' '.join(hit) or 'nothing'}"
-                f"{' (was down: ' + ' '.join(down) + ')' if down else ''}; market {self.market_now()}",
-                flush=True,
-            )
-            if "pipeline" in hit:
-                time.sleep(self.rng.choice((0.0, self.rng.uniform(0.0, 2.0))))
-                self.pipeline.start()
+            done += self._round(done + 1)
+            if done == count:
+                break
+        else:
+            print(f"FAILED only {done} rounds found anything alive")
+            raise SystemExit(1)
         while not self.gap_rows:
-            self.gap_rows = self._silent_gap()
             self.still_runs(count)
+            self.gap_rows = self._silent_gap()
+
+    def _round(self, n: int) -> bool:
+        """Kill some; False: all of them were down already."""
+        whole = self.rng.random() < 0.5 and self._until_whole()
+        wait_s = self.rng.uniform(0.3, 7.0)
+        time.sleep(wait_s)
+        self.still_runs(n)
+        market = self.market_now()
+        wanted = combination(self.rng, self.victims)
+        hit = kill(self.pipeline, wanted, self.rng)
+        self.kills.update(hit)
+        down = " ".join(name for name in wanted if name not in hit)
+        print(
+            f"round {n}: {wait_s:.2f} s{' after all were up' if whole else ''}, market {market}: "
+            f"kill -9 {' '.join(hit) or 'nothing'}{f' (was down: {down})' if down else ''}",
+            flush=True,
+        )
+        if "pipeline" in hit:
+            time.sleep(self.rng.choice((0.0, self.rng.uniform(0.0, 2.0))))
+            self.pipeline.start()
+        return bool(hit)
+
+    def _until_whole(self, timeout_s: float = 30) -> bool:
+        """Wait until the market's stream has a client and both databases are listed; whether they came in time."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            with suppress(OSError, KeyError, ValueError):
+                endpoints = self.pipeline.endpoints()
+                lanes = replayed.ask(f"{endpoints['market']}/oracle/stream", 2)["lanes"]
+                if {"timescale", "clickhouse"} <= endpoints.keys() and any(
+                    one["connections"] for one in lanes.values()
+                ):
+                    return True
+            time.sleep(0.3)
+        return False
 
     def still_runs(self, n: int) -> None:
         """Raises: SystemExit when the pipeline ended by itself."""

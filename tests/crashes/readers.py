@@ -36,7 +36,7 @@ BAR_COLUMNS = {
     "low": pl.Float64, "close": pl.Float64, "ticks": pl.Int64, "revision": pl.Int64, "final": pl.Int64,
 }  # fmt: skip
 WEATHER = (
-    OSError, asyncpg.PostgresError, asyncpg.InterfaceError, httpx.HTTPError, TimeoutError, asyncio.TimeoutError, KeyError,
+    OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, httpx.HTTPError, TimeoutError, asyncio.TimeoutError, KeyError,
 )  # fmt: skip
 """A killed server: not seen, and that is all."""
 
