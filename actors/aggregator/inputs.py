@@ -18,7 +18,10 @@ from runtime.log.types import Group
 Interval = tuple[DayKey, int, int]
 """A day, and the minutes [low, high) of it."""
 
-_NO_ROWS = {kind: pa.RecordBatch.from_pylist([], schema=SCHEMAS[kind]) for kind in BASES_OF}
+_NO_ROWS = {  # not from_pylist: that looks for pandas, and imports it into the process
+    kind: pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in SCHEMAS[kind]], schema=SCHEMAS[kind])
+    for kind in BASES_OF
+}
 
 
 @attrs.frozen(kw_only=True, eq=False)
