@@ -1,6 +1,6 @@
 """What a seed is: sizes, shape of the market, and the rates of every class of faults (swarm).
 
-A third of the seeds has none of a class, else faults would hide each other. Half of the seeds have a live stream.
+A third of the seeds has none of a class, else faults would hide each other. Nearly half of the seeds have a live stream.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from tests.simulation.market import HOUR, MINUTE, NS
 
 SYMBOLS = ("C:EURUSD", "C:GBPUSD", "C:USDJPY", "C:AUDNZD")
 COIN = "X:BTCUSD"
+LIVE_SHARE = 0.45
+"""Of the seeds."""
 DAY_NS = 1_709_596_800 * NS
 """2024-03-05."""
 CLASSES: dict[str, tuple[float, float]] = {
@@ -75,6 +77,10 @@ class Live:
     """The market's time begins with the first subscription, as that of a played recording."""
     wall_offset_ns: int
     """Our clock minus the vendor's, at the beginning."""
+    batch_rows: int
+    """The most of one delivery: small ones make lanes wait for each other."""
+    read_bytes: int
+    """Of the log, by a delivery at once."""
 
 
 @attrs.frozen(kw_only=True)
@@ -142,17 +148,17 @@ def draw(seed: int) -> Draw:
         dead_sink=rng.choice(("timescale", "clickhouse")) if rng.random() < 0.2 else "",
     )
     rng = random.Random(f"live/{seed}")
-    return _with_live(history, rng) if rng.random() < 0.5 else history
+    return _with_live(history, rng) if rng.random() < LIVE_SHARE else history
 
 
 def _with_live(history: Draw, rng: random.Random) -> Draw:
     """The market runs on while the seed does; the hour ends some seconds after the fire."""
     rate = rng.choice((1.0, 30.0, 100.0, 100.0, 300.0))
-    fire_s = rng.choice((6.0, 6.0, 10.0, 15.0, 25.0))
+    fire_s = rng.choice((5.0, 5.0, 8.0, 12.0, 20.0))
     rates = history.rates | {name: _rate(rng, *bounds) for name, bounds in LIVE_CLASSES.items()}
     rates["changed"] = 0.0
     border_ns = DAY_NS + rng.choice((10, 11, 22, 24)) * HOUR  # also: the last of a day
-    start_ns = border_ns - round((fire_s + rng.choice((-4.0, 9.0, 14.0))) * rate) * NS - rng.randrange(NS)
+    start_ns = border_ns - round((fire_s + rng.choice((-4.0, 7.0, 9.0))) * rate) * NS - rng.randrange(NS)
     lead = rng.choice((2, 9, 30)) if rate == 1.0 else rng.choice((3, 20, 75))
     settle_s = max(30, round(8 * rate))
     return attrs.evolve(
@@ -168,18 +174,20 @@ def _with_live(history: Draw, rng: random.Random) -> Draw:
             rate=rate,
             border_ns=border_ns,
             settle_s=settle_s,
-            linger_ms=rng.choice((250, 500, 1000, 1000)),
+            linger_ms=rng.choice((300, 1000, 1000, 2000)),
             late_s=round(settle_s * rng.choice((0.1, 0.7))),
             replay_rows=rng.choice((0, 0, 3, 1000)),
             confirm=rng.random() < 0.9,
             stands_at_first=rng.random() < 0.3,
             wall_offset_ns=rng.choice((0, 0, 3, -40, 86_400 * 3650)) * NS,
+            batch_rows=rng.choice((8, 40, 100_000)),
+            read_bytes=rng.choice((2_000, 512 << 10)),
         ),
     )
 
 
 def _symbols(pair: str, rng: random.Random) -> tuple[str, ...]:
-    return rng.choice(((pair,), (COIN,), (pair, COIN)))
+    return rng.choice(((pair,), (pair,), (COIN,), (COIN,), (pair, COIN)))
 
 
 def _rate(rng: random.Random, rare: float, frequent: float) -> float:

@@ -136,7 +136,7 @@ class Process:
             case Delivery():
                 sinks = SlowSinks(actor.sink, self.world, self.fence)
                 cursor = _RecordedCursor(actor.cursor, self.world, actor.sink.sink_name)
-                actor = attrs.evolve(actor, sink=sinks, cursor=cursor)
+                actor = self._delivery(attrs.evolve(actor, sink=sinks, cursor=cursor))
             case HistoryDownloader():
                 actor = attrs.evolve(actor, source=SimVendor(self.world, self.fence))
             case LiveDownloader():
@@ -144,6 +144,15 @@ class Process:
             case Aggregator():
                 pass
         return Watched(actor, spec.id, self)
+
+    def _delivery(self, actor: Delivery) -> Delivery:
+        live = self.world.draw.live
+        if live is None:
+            return actor
+        rows = live.batch_rows
+        coalescing = attrs.evolve(actor.coalescing, rows_min=min(actor.coalescing.rows_min, rows), rows_max=rows)
+        pace = attrs.evolve(actor.pace, read_bytes=live.read_bytes)
+        return attrs.evolve(actor, coalescing=coalescing, pace=pace)
 
     def _live(self, actor: LiveDownloader) -> LiveDownloader:
         vendor = self.world.stream

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.simulation.fences import Fence
     from tests.simulation.world import World
 
-BEAT_S = 0.2
+BEAT_S = 0.4
 """How often the server sends."""
 PONG_S = 10.0
 """The client gives up when a ping is not answered for so long."""

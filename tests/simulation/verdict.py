@@ -21,7 +21,7 @@ CALM_S = 7.0
 SETTLE_NS = 5 * NS
 MARGIN_NS = 2 * MINUTE
 """The newest minutes are nobody's yet: history waits some seconds, a session begins with a full minute."""
-LIVE_S = 5.0
+LIVE_S = 4.0
 """So long the stream runs after the fire, before it is held for a look."""
 
 
@@ -115,11 +115,11 @@ class Verdict:
         return now_s - self._calm[1] >= CALM_S
 
     def _is_settled(self, border_ns: int) -> bool:
-        """The hour is confirmed, and some minutes have passed."""
+        """The hour is over, has settled and is confirmed."""
         live, stream = self.world.draw.live, self.world.stream
         assert live is not None
         assert stream is not None
-        if stream.clock.now_ns() < border_ns + (live.settle_s + 120) * NS:
+        if stream.clock.now_ns() < border_ns + live.settle_s * NS:
             return False
         if not live.confirm:
             return True
