@@ -153,7 +153,8 @@ class Board:
     """The history downloader has nothing left to do."""
     consumers_expected: frozenset[str] = frozenset()
     """Names that must be in `consumers` before anything can be called idle. Set by the tree."""
-    events: deque[str] = attrs.field(factory=lambda: deque(maxlen=200))
+    events: deque[tuple[int, str]] = attrs.field(factory=lambda: deque(maxlen=200))
+    """The last things that happened: wall time in ns UTC (0: not known), what."""
     _progress_s: dict[str, float] = attrs.field(factory=dict)
     waits: dict[str, str] = attrs.field(factory=dict)
     """Actors that hold nothing, and what they wait for."""
@@ -197,4 +198,6 @@ class Board:
         """Publish the state of a dependency; `since_ns` changes only when the state does."""
         old = self.dependencies.get(name)
         since_ns = old.since_ns if old is not None and old.state == state else now_ns
+        if old is None or old.state != state:
+            self.events.append((now_ns, f"dependency_{state.lower()} {name}{f': {reason}' if reason else ''}"))
         self.dependencies[name] = Dependency(state=state, reason=reason, since_ns=since_ns)

@@ -113,7 +113,7 @@ class SpaceWatch:
                     self._ctx.log.warning("log_refetch_waits", reason=str(exc))
                     return
             self._ctx.log.error("log_damaged", what=text, rows=rows)
-            self._ctx.board.events.append(f"the log lost {text}, {rows} rows")
+            self._ctx.board.events.append((self._ctx.clock.wall_ns(), f"the log lost {text}, {rows} rows"))
             self._damage_told += 1
 
     def _judge(self, used: int, free: int) -> None:

@@ -52,7 +52,7 @@ def report(probes: Probes, about: About, board: Board, clock: Clock) -> dict[str
         "mailboxes": [_mailbox(inbox) for inbox in probes.inboxes.values()],
         "endpoints": {name: redact_dsn(url) for name, url in board.endpoints.items()},
         "facts": dict(board.facts),
-        "events": [redact_dsn(event) for event in list(board.events)[-EVENTS_MAX:]],
+        "events": [_event(*event) for event in list(board.events)[-EVENTS_MAX:]],
     }
 
 
@@ -65,6 +65,11 @@ def _in_tree_order(children: Mapping[str, ChildState]) -> list[ChildState]:
         prefixes = ["/".join(names[: n + 1]) for n in range(len(names))]
         keys[path] = tuple(seen.setdefault(prefix, len(seen)) for prefix in prefixes)
     return sorted(children.values(), key=lambda child: keys[child.path])
+
+
+def _event(at_ns: int, text: str) -> str:
+    at = f"{format_ns(at_ns // 1_000_000_000 * 1_000_000_000)} " if at_ns else ""
+    return at + redact_dsn(text)
 
 
 def _job(fields: dict[str, Any]) -> dict[str, Any]:

@@ -127,7 +127,7 @@ class Service:
 
     def report(self) -> Report:
         """What the tree reports to: the log and the board, the history, systemd."""
-        return both(report_to(self.board), self.history.history.record, self._tell_stopping)
+        return both(report_to(self.board, self.clock.wall_ns), self.history.history.record, self._tell_stopping)
 
     async def attend(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Until cancelled. Started before the tree, so that no signal finds its default handler."""

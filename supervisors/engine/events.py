@@ -85,12 +85,12 @@ Report = Callable[[Event], None]
 """Called on the Trio thread for each event; must neither block nor raise."""
 
 
-def report_to(board: Board) -> Report:
+def report_to(board: Board, wall_ns: Callable[[], int]) -> Report:
     """The production report: the board's recent events and one structlog record each, crashes with their traceback."""
     log = structlog.stdlib.get_logger(LOGGER)
 
     def report(event: Event) -> None:
-        board.events.append(str(event))
+        board.events.append((wall_ns(), str(event)))
         fields: dict[str, object] = {
             key: value
             for key, value in (

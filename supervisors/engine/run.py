@@ -47,7 +47,7 @@ async def run_tree(  # noqa: PLR0913 - the one entry point: its options are the 
     Leave the process with `os._exit` then.
     """
     check_tree(spec)
-    report = report_to(seams.board) if report is None else report
+    report = report_to(seams.board, seams.clock.wall_ns) if report is None else report
     host = Host(seams, report, stop=stop, fatal=fatal, shutdown_deadline_s=shutdown_deadline_s)
     if admin is not None:
         admin.bind(host)

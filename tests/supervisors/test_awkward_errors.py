@@ -79,7 +79,7 @@ def lines(world):
 @pytest.mark.parametrize("name", AWKWARD)
 async def test_an_error_that_cannot_be_told_is_an_ordinary_restart(autojump_clock, world, lines, name: str) -> None:
     history = History(world.seams.clock.wall_ns)
-    world.report = both(report_to(world.seams.board), history.record)
+    world.report = both(report_to(world.seams.board, world.seams.clock.wall_ns), history.record)
     async with world.running(
         world.sup("root", "one_for_one", "a", world.sup("s", "one_for_one", raising(world, AWKWARD[name])), "c")
     ):

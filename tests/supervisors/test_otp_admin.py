@@ -263,12 +263,12 @@ def test_control_one_walk_over_the_siblings_for_each_start_and_stop_is_seen(monk
 
 @pytest.mark.otp(90)
 async def test_an_event_is_one_line_and_one_record(autojump_clock, world) -> None:
-    report = report_to(world.seams.board)
+    report = report_to(world.seams.board, world.seams.clock.wall_ns)
     async with world.running(world.sup("root", "one_for_one", "a")):
         await world.crash("a", ExceptionGroup("two", [OSError("disk"), ValueError("x" * 5000)]))
     crash = next(e for e in world.events if e.kind is EventKind.CRASHED)
     report(crash)
-    (line,) = world.seams.board.events
+    ((_, line),) = world.seams.board.events
     assert line.startswith("actor_crashed root/a #1 crashed: OSError: disk; ValueError: xxx")
     assert "\n" not in line
     assert len(line) < 600

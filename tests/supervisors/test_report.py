@@ -39,7 +39,7 @@ async def test_crashes_are_logged_with_traceback_and_restarts_with_their_delay(a
         await world.crash("a", OSError("disk"))
     with structlog.testing.capture_logs() as logs:
         for event in world.events:
-            report_to(world.seams.board)(event)
+            report_to(world.seams.board, world.seams.clock.wall_ns)(event)
     crash = next(r for r in logs if r["event"] == "actor_crashed")
     assert crash["log_level"] == "error"
     assert crash["path"] == "root/a"
@@ -47,4 +47,4 @@ async def test_crashes_are_logged_with_traceback_and_restarts_with_their_delay(a
     restart = next(r for r in logs if r["event"] == "actor_restarting")
     assert (restart["log_level"], restart["delay_s"], restart["attempt"]) == ("warning", 2.0, 1)
     assert [r["event"] for r in logs][-1] == "tree_stopping"
-    assert "actor_crashed root/a #1" in "\n".join(world.seams.board.events)
+    assert "actor_crashed root/a #1" in "\n".join(text for _, text in world.seams.board.events)

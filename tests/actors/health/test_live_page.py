@@ -219,7 +219,7 @@ class Scripts(HTMLParser):
 
 def nasty_page() -> str:
     board = Board()
-    board.events.append("</noscript></script><script>alert(1)</script><img src=x onerror=alert(1)>")
+    board.events.append((0, "</noscript></script><script>alert(1)</script><img src=x onerror=alert(1)>"))
     board.endpoints["x"] = "javascript:alert(1)"
     probes = Probes(service="<b onclick=alert(1)>", stalled_after_s=30.0)
     about = About(version="1", started_ns=0, listen="127.0.0.1:1")

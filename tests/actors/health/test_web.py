@@ -57,7 +57,7 @@ def board() -> Board:
         symbol="C:EURUSD", kind="quotes", from_ns=0, to_ns=4 * 10**9, done_to_ns=10**9, rows=1234
     )
     board.endpoints["timescale"] = "postgresql://u:hunter2@127.0.0.1:5/market"
-    board.events.append(f"actor_crashed {NASTY} http://u:hunter2@h/")
+    board.events.append((1_790_000_000_500_000_000, f"actor_crashed {NASTY} http://u:hunter2@h/"))
     return board
 
 
@@ -112,6 +112,14 @@ async def test_not_ready_while_nothing_is_accepted_but_alive(ask, board):
     assert (answer.status_code, answer.text) == (503, "not ready\nlog: not open yet\n")
     assert (await ask("GET", "/livez")).status_code == 200
     assert (await ask("GET", "/healthz")).json()["status"] == "unhealthy"
+
+
+async def test_outages_are_among_the_events_with_their_time(ask, board):
+    at_ns = 1_790_000_000_500_000_000
+    for state in (DependencyState.DOWN, DependencyState.DOWN, DependencyState.UP):
+        board.dependency("kafka", state, reason="refused" if state is DependencyState.DOWN else "", now_ns=at_ns)
+    told = [event for event in (await ask("GET", "/api/status")).json()["events"] if "kafka" in event]
+    assert told == ["2026-09-21T14:13:20Z dependency_down kafka: refused", "2026-09-21T14:13:20Z dependency_up kafka"]
 
 
 async def test_metrics_are_prometheus_text(ask):
