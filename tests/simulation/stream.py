@@ -201,9 +201,11 @@ class Connection:
     _held: dict[str, list[Tick]] = attrs.field(factory=dict)
     _replays: bool = False
     _hung_s: float = 0.0
+    _beat_s: float = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._sent_to_ns = self.vendor.clock.now_ns()
+        self._beat_s = trio.current_time() + BEAT_S
         self._replays = self.vendor.connects > 1
 
     async def receive(self) -> Sequence[Ticks | Alive]:
@@ -212,7 +214,8 @@ class Connection:
             self._replays = False
             if parts := self._replayed():
                 return parts
-        await trio.sleep(BEAT_S)
+        await trio.sleep_until(self._beat_s)  # the next call goes on waiting, should this one be cancelled
+        self._beat_s = max(self._beat_s + BEAT_S, trio.current_time())
         self.fence.check()
         self._die()
         if self.vendor.hung:

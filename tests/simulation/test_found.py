@@ -13,6 +13,13 @@ import trio
 
 from actors.buffer.buffer import Buffer, CommitLimits
 from actors.buffer.memory import MemoryCommitLog
+from actors.downloader.behind import Behind, ConfirmRules
+from actors.downloader.jobs import Position, Wanted, Work, plan
+from actors.downloader.live_feed import owed_minutes
+from actors.downloader.live_group import LiveGroup, LiveLimits
+from actors.downloader.memory_live import MemoryLive, MemoryMarket
+from actors.downloader.seam import Seam
+from actors.market.symbols import AssetClass
 from runtime.actor import ActorContext, Seams, offload_inline
 from runtime.board import Board
 from runtime.clock import VirtualClock
@@ -21,8 +28,9 @@ from runtime.entropy import SeededEntropy
 from runtime.errors import LogFull, LogSyncFailed, NotConnected
 from runtime.log.appender import AppendRequest
 from runtime.log.log import Log, LogSettings
-from runtime.log.types import FrameDraft, GroupDraft
+from runtime.log.types import FrameDraft, GroupDraft, ProducerState
 from runtime.mailbox import Mailbox
+from runtime.market_clock import MarketClock, Sample
 
 
 def context() -> ActorContext:
@@ -188,3 +196,71 @@ def test_407_the_log_is_not_cut_by_a_cursor_that_is_only_in_the_page_cache() -> 
     assert start > 0
     disk.crash(keep=0.0)
     assert open_log(disk).cursor("sink").load().position >= start
+
+
+def test_12_a_second_refetch_of_what_is_not_over_waits_for_the_first() -> None:
+    """Each began anew in turn, for ever: as fast as the vendor answered, and all of it went into the log."""
+    minute = 60 * 10**9
+    one, two = (Wanted(job=name, from_ns=0, to_ns=10 * minute, refetch=True) for name in ("one", "two"))
+    position, asked = Position(), []
+    for _ in range(10):
+        work = plan(position, [one, two], 9 * minute)
+        if work is None:
+            break
+        asked.append(work.wanted.job)
+        position = position.after_slice(0, 9 * minute, work.wanted)
+    assert asked == ["one"]
+    assert plan(position, [one, two], 10 * minute) is not None
+
+
+def test_8_what_a_provisional_slice_replaces_is_confirmed_once_more() -> None:
+    """The clock was ahead for a moment: final; then a refetch, provisional; nobody ever confirmed it again."""
+    hour, nothing = 3600 * 10**9, Wanted(job="", from_ns=0, to_ns=None, refetch=False)
+    position = Position().after_slice(0, hour, nothing, confirms=True)
+    assert position.confirmed.covers(0, hour)
+    position = position.after_slice(hour // 2, hour, nothing)
+    assert list(position.confirmed) == [(0, hour // 2)]
+    assert position.covered.covers(0, hour)
+
+
+async def test_27_a_late_row_orders_its_minute_when_history_has_asked_for_it_whatever_the_clock_says_now(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    """At a start the vendor's clock is taken to run as ours does; then it was found to run 300 times as fast, and what
+    had been asked for counted as "not asked for yet": a late row of it was lost until its hour was confirmed."""
+    minute, hour = 60 * 10**9, 3600 * 10**9
+    seam = Seam(lambda name: ProducerState()).feed("C:EURUSD", "quotes")
+    market = MarketClock(VirtualClock(24 * hour))
+    market.observe(Sample(sent_s=0.0, received_s=0.0, vendor_ns=hour))
+    behind = Behind(clock=VirtualClock(24 * hour), rules=ConfirmRules(), minute_settle_s=5.0, market=market, seam=seam)
+    behind.begin(Work(wanted=Wanted(job="", from_ns=0, to_ns=None, refetch=False), intervals=((0, 5 * minute),)))
+    refused = ((4 * minute, 5 * minute),)
+    assert owed_minutes(refused, 10 * minute, 2 * minute) == []
+    assert owed_minutes(refused, 10 * minute, max(2 * minute, seam.asked_to_ns)) == list(refused)
+
+
+async def test_129_a_session_begins_behind_the_answer_that_came_after_its_subscription(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    """Two connections asked at once, the slower answer was ignored; the older one, taken to run as our clock does, made
+    the seam earlier than the subscription: rows before it were claimed and had never come."""
+    minute = 60 * 10**9
+    market = MarketClock(VirtualClock(0))
+    market.observe(Sample(sent_s=-1.0, received_s=0.5, vendor_ns=10 * minute))
+
+    class Slow:
+        async def server_time(self) -> Sample:
+            return Sample(sent_s=0.0, received_s=1.0, vendor_ns=15 * minute)
+
+        async def close(self) -> None: ...
+
+    group = LiveGroup(
+        asset_class=AssetClass.FX,
+        feeds={},
+        source=MemoryLive(market=MemoryMarket(ticks={}, start_ns=0)),
+        time=Slow(),
+        market=market,
+        limits=LiveLimits(),
+        ctx=context(),
+    )
+    assert await group._seam() == 16 * minute
