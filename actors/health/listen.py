@@ -66,6 +66,15 @@ def _owner_of(port: int) -> str:
 
 def url_of(listener: socket.socket) -> str:
     """`http://127.0.0.1:8800`, without a slash: whoever appends a path brings his own."""
-    host, port = listener.getsockname()[:2]
+    return _url(*listener.getsockname()[:2])
+
+
+def url_at(listen: str) -> str:
+    """As `url_of` would say for `host:port`, without listening. Raises: ConfigError."""
+    _, address = _resolve(*split_host_port(listen))
+    return _url(str(address[0]), int(str(address[1])))
+
+
+def _url(host: str, port: int) -> str:
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{shown}:{port}"

@@ -45,10 +45,13 @@ def run(args: argparse.Namespace) -> int:
         print(text)
     check_runnable(loaded.settings, SystemClock().wall_ns())
     print("\nsurroundings:")
-    for line in surroundings(loaded.settings):
-        print(line, flush=True)
+    print(f"  {data_directory(loaded.settings)}", flush=True)
+    text, wrong = address(loaded.settings)
+    print(f"  {loaded.settings.health.listen}: {text}", flush=True)
     print("\ndependencies:")
     verdicts = [_try(name, probe) for name, probe in probes(loaded.settings)]
+    if wrong is not None:  # last, so that the rest is told too
+        raise wrong
     return Exit.FINE if all(verdicts) else Exit.NO
 
 
@@ -210,18 +213,28 @@ def _vendor(settings: Settings) -> str:
 # -- surroundings
 
 
-def surroundings(settings: Settings) -> Iterator[str]:
-    """The data directory and the port. Raises: ConfigError."""
-    from actors.health.listen import open_listener
+def data_directory(settings: Settings) -> str:
+    """How the data directory is. Raises: ConfigError."""
     from supervisors.cli.instance import is_running
 
     data_dir = settings.pipeline.data_dir
     there = check_data_dir(data_dir)
-    running = is_running(settings)
-    state = "a pipeline runs on it" if running else "not in use" if data_dir.exists() else "made at the first start"
-    yield f"  data directory {data_dir}: {state}, {shutil.disk_usage(there).free:_} bytes free"
-    if running:
-        yield f"  {settings.health.listen}: the pipeline's status page"
-    else:
+    state = "not in use" if data_dir.exists() else "made at the first start"
+    state = "a pipeline runs on it" if is_running(settings) else state
+    return f"data directory {data_dir}: {state}, {shutil.disk_usage(there).free:_} bytes free"
+
+
+def address(settings: Settings) -> tuple[str, ConfigError | None]:
+    """How health.listen is, and what a person must mend about it."""
+    from actors.health.listen import open_listener, url_at
+    from supervisors.cli.instance import endpoints, is_running
+
+    running = endpoints(settings).get("health", "").rstrip("/") if is_running(settings) else ""
+    elsewhere = f"; the running pipeline listens on {running}, not here" if running else ""
+    try:
+        if running and running == url_at(settings.health.listen):
+            return "the status page of the running pipeline", None
         open_listener(settings.health.listen).close()
-        yield f"  {settings.health.listen}: free"
+    except ConfigError as exc:
+        return f"cannot be used{elsewhere}", exc
+    return f"free{elsewhere}", None
