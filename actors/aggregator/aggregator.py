@@ -23,7 +23,7 @@ from runtime.actor import ActorContext
 from runtime.board import ConsumerState
 from runtime.clock import NS_PER_S
 from runtime.disk_port import Disk
-from runtime.errors import InvariantViolation, LogError
+from runtime.errors import InvariantViolation, LogError, NotConnected
 from runtime.log.appender import Appender, AppendRequest
 from runtime.log.consumer import Consumer
 from runtime.log.types import Group, GroupDraft
@@ -36,6 +36,8 @@ _GROUPS_PER_CALL = 256
 """Live groups are small: so many take 0.2 s as well."""
 _WAIT_S = 5.0
 """Longest wait without a sign of life to the watchdog."""
+BUFFER_RETRY_S = 1.0
+"""Wait for a buffer that is just restarting."""
 _BLINK_S = 0.01
 """Shortest wait for groups."""
 _OPEN_SHARE = 20
@@ -82,7 +84,18 @@ class Aggregator:
     spec: AggregatorSpec = AggregatorSpec()
 
     async def run(self, ctx: ActorContext) -> None:
-        """Aggregate until drained."""
+        """Aggregate until drained. A buffer that went away is waited for: its end is no crash of ours."""
+        ctx.ready()
+        while not ctx.drain_requested.is_set():
+            try:
+                return await self._incarnation(ctx).run()
+            except NotConnected as exc:
+                ctx.log.warning("aggregator_waits_for_buffer", reason=str(exc))
+                ctx.progress()
+                await trio.sleep(BUFFER_RETRY_S)
+
+    def _incarnation(self, ctx: ActorContext) -> _Incarnation:
+        """With no memory of what was not durable."""
         store = DayStore(
             disk=self.disk,
             directory=self.directory,
@@ -96,8 +109,7 @@ class Aggregator:
             bases=self.spec.bases,
             lateness_ns=_nanoseconds(self.spec.lateness_s),
         )
-        ctx.ready()
-        await _Incarnation(ctx=ctx, spec=self.spec, consumer=self.consumer, appender=self.appender, core=core).run()
+        return _Incarnation(ctx=ctx, spec=self.spec, consumer=self.consumer, appender=self.appender, core=core)
 
 
 @attrs.define(eq=False, kw_only=True)

@@ -56,6 +56,22 @@ REACHED_MIN: dict[str, float] = {
     "wall clock jumped": 50,
     "one sink dead for good": 5,
     "read-back found less": 0,
+    "bug in downloader.live": 3,
+    "held": 50,
+    "confirmed": 20,
+    "stream reconnect": 30,
+    "stream: cut": 10,
+    "stream: silent": 5,
+    "stream: hung": 5,
+    "stream: hole": 10,
+    "stream: burst": 5,
+    "stream: rival": 5,
+    "stream: replay": 10,
+    "stream: late tick": 100,
+    "stream: rows never sent": 20,
+    "stream: topic refused": 5,
+    "vendor's clock stands": 5,
+    "vendor's clock does not answer": 5,
 }
 
 TOLD_MAX = 5

@@ -53,7 +53,7 @@ LIVE_CLASSES: dict[str, tuple[float, float]] = {
     "stream_stands": (0.02, 0.1),
     "clock_down": (0.03, 0.15),
     "topic_refused": (0.05, 0.3),
-    "late": (0.01, 0.1),
+    "late": (0.03, 0.3),
 }
 PER_CALL = frozenset({"vendor", "refused", "slow_thread", "topic_refused", "late"})
 

@@ -153,7 +153,6 @@ class Verdict:
 
     def _judge(self, to_ns: int) -> None:
         world, draw = self.world, self.world.draw
-        world.watch.judge_left_alone()
         wanted = dict.fromkeys(draw.symbols, (draw.from_ns, to_ns))
         rows, keys = world.databases["timescale"], world.databases["clickhouse"]
         alive = {name for name in world.databases if name != draw.dead_sink}

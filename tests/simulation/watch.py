@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from runtime.errors import LogSyncFailed, NotConnected, RestartIntensityExceeded, StartFailed
+from runtime.errors import LogSyncFailed, RestartIntensityExceeded, StartFailed
 from supervisors.engine.child import SupervisorSpec, walk
 from supervisors.engine.events import Event, EventKind
 from supervisors.engine.exits import leaves
@@ -32,9 +32,6 @@ class Watch:
     world: World
     most: Counter[str] = attrs.field(factory=Counter)
     _ends: dict[str, deque[float]] = attrs.field(factory=dict)
-    _buffer_s: list[float] = attrs.field(factory=list)
-    """When a buffer ended."""
-    _left_alone_s: list[tuple[float, str]] = attrs.field(factory=list)
     _rates: dict[str, deque[float]] = attrs.field(factory=dict)
 
     def supervised(self, process: Process, event: Event) -> None:
@@ -51,28 +48,18 @@ class Watch:
         now_s = trio.current_time()
         if event.kind in (EventKind.CRASHED, EventKind.ENDED, EventKind.START_FAILED):
             self._ends.setdefault(parent, deque()).append(now_s)
-            self._judge_end(event, now_s)
+            self._judge_end(event)
         if event.kind is EventKind.ESCALATED:
             self._judge_escalation(event, now_s)
 
-    def _judge_end(self, event: Event, now_s: float) -> None:
+    def _judge_end(self, event: Event) -> None:
         errors = list(leaves(event.reason.error)) if event.reason and event.reason.error else []
-        if errors and event.path.endswith("/buffer"):
-            self._buffer_s.append(now_s)
         for error in errors:
-            if isinstance(error, NotConnected):
-                self._left_alone_s.append((now_s, event.path))
-            elif not isinstance(error, ORDERED):
+            if not isinstance(error, ORDERED):
                 text = _traceback(error)
                 self.world.fails(
                     f"S13: {event.path} crashed by itself: {type(error).__name__}: {error}{text}", quietly=True
                 )
-
-    def judge_left_alone(self) -> None:
-        """A producer may end because the buffer did, and only then."""
-        for at_s, path in self._left_alone_s:
-            if not any(abs(at_s - end_s) < 5.0 for end_s in self._buffer_s):
-                self.world.fails(f"S13: {path} crashed by itself: NotConnected, and no buffer had ended")
 
     def _judge_escalation(self, event: Event, now_s: float) -> None:
         spec = self._supervisor(event.path)
