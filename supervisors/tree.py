@@ -50,6 +50,7 @@ from actors.embedded.spec import EmbeddedHome, ServerSpec
 from actors.health.health import Health
 from actors.health.listen import open_listener
 from actors.health.port import BackfillRequest
+from actors.health.probes import Probes
 from actors.market.schema import KINDS, schema_message
 from actors.market.symbols import partition_of
 from runtime.actor import Actor, Seams
@@ -129,6 +130,15 @@ class Parts:
     memory_sinks: dict[str, MemoryDatabase] = attrs.field(factory=dict)
     memory_market: MemoryMarket | None = None
     """--test-mode."""
+
+    @property
+    def probes(self) -> Probes:
+        """The rules of /healthz."""
+        return Probes(
+            service=self.settings.pipeline.name,
+            stalled_after_s=self.settings.health.stalled_after_s,
+            inboxes={"buffer": self.appends, "downloader.history": self.new_jobs},
+        )
 
     @property
     def appender(self) -> Appender:
@@ -486,7 +496,7 @@ class _Factories:
             version=VERSION,
             kinds=p.settings.downloader.kinds,
             submit=p.submit_backfill,
-            inboxes={"buffer": p.appends, "downloader.history": p.new_jobs},
+            inboxes=p.probes.inboxes,
             stalled_after_s=p.settings.health.stalled_after_s,
             consumer=p.log.consumer("health.candles"),
         )

@@ -19,6 +19,7 @@ import trio
 
 from actors.downloader.jobs import HistoryJob
 from actors.health.listen import url_of
+from actors.health.probes import Verdict
 from actors.market.symbols import parse_symbol
 from runtime.actor import Seams, offload_to_thread
 from runtime.board import Board
@@ -33,6 +34,7 @@ from supervisors.cli.exits import Exit, decisive
 from supervisors.cli.options import LOG_FILE, add_config_options, loaded_from, secrets_in
 from supervisors.cli.progress import show_progress
 from supervisors.cli.runnable import check_runnable
+from supervisors.cli.said import say_when_stored
 from supervisors.cli.service import Service, open_history
 from supervisors.engine.admin import Admin
 from supervisors.engine.exits import describe
@@ -252,14 +254,15 @@ async def _run_noted(parts: Parts, mode: RunMode, service: Service) -> int:
 
 async def _run_tree(parts: Parts, mode: RunMode, service: Service) -> int:
     out = sys.stderr
-    out.write(f"holdfast: status page {url_of(parts.listener)}/, data in {parts.settings.pipeline.data_dir}\n")
+    where = "in memory, gone with this process" if mode.test_mode else f"in {parts.settings.pipeline.data_dir}"
+    out.write(f"holdfast: status page {url_of(parts.listener)}/, data {where}\n")
     async with trio.open_nursery() as nursery:
         await nursery.start(service.attend)
         if mode.until_idle:
             nursery.start_soon(show_progress, parts.seams.board, parts.seams.clock, out)
             nursery.start_soon(_stop_when_idle, parts, service.stop)
         else:
-            nursery.start_soon(_say_when_healthy, parts)
+            nursery.start_soon(say_when_stored, parts.seams.board, partial(_judge, parts), out)
         await run_tree(
             build_spec(parts.settings, parts, test_mode=mode.test_mode),
             seams=parts.seams,
@@ -287,9 +290,5 @@ async def _stop_when_idle(parts: Parts, stop: trio.Event) -> None:
     stop.set()
 
 
-async def _say_when_healthy(parts: Parts) -> None:
-    """One line for who started it by hand."""
-    while not parts.seams.board.is_idle:  # noqa: ASYNC110
-        await trio.sleep(1.0)
-    stored = ", ".join(f"{name} {c.records_stored:,} rows" for name, c in sorted(parts.seams.board.consumers.items()))
-    sys.stderr.write(f"holdfast: healthy; everything so far is stored and verified ({stored})\n")
+def _judge(parts: Parts) -> Verdict:
+    return parts.probes.judge(parts.seams.board, parts.seams.clock.monotonic_s())

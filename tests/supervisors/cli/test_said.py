@@ -1,0 +1,61 @@
+"""What a standing run says on its terminal."""
+
+from __future__ import annotations
+
+import io
+
+import trio
+
+from actors.health.probes import Probes
+from runtime.board import Board, ConsumerState, DependencyState, JobState, LogState
+from supervisors.cli.said import say_when_stored
+
+
+def stored_board() -> Board:
+    board = Board(log=LogState(log_id="l", end_position=100, bytes=1, segments=1, records_accepted=7), jobs_idle=True)
+    board.consumers["bridge.timescale"] = ConsumerState(
+        committed_position=100, verified_position=100, records_stored=7, caught_up=True
+    )
+    board.dependency("timescale", DependencyState.UP)
+    return board
+
+
+async def said(board: Board, change=lambda: None) -> list[str]:
+    out, probes = io.StringIO(), Probes(service="holdfast", stalled_after_s=30.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(say_when_stored, board, lambda: probes.judge(board, trio.current_time()), out)
+        await trio.sleep(5.0)
+        change()
+        await trio.sleep(5.0)
+        nursery.cancel_scope.cancel()
+    return out.getvalue().splitlines()
+
+
+async def test_healthy_is_said_once_when_everything_is_stored(autojump_clock) -> None:
+    stored = "everything accepted so far is stored and verified (bridge.timescale 7 rows)"
+    assert await said(stored_board()) == [f"holdfast: healthy; {stored}"]
+
+
+async def test_a_refused_symbol_is_degraded_on_the_terminal_as_on_healthz(autojump_clock) -> None:
+    board = stored_board()
+    board.jobs["history/C:EURUSX/quotes"] = JobState(
+        symbol="C:EURUSX", kind="quotes", from_ns=0, to_ns=1, done_to_ns=0, error="unknown symbol"
+    )
+    first, second = await said(board, board.jobs.clear)
+    assert first.startswith(
+        "holdfast: degraded (C:EURUSX quotes: unknown symbol); everything accepted so far is stored"
+    )
+    assert second.startswith("holdfast: healthy; ")
+
+
+async def test_nothing_is_said_before_everything_is_stored(autojump_clock) -> None:
+    board = stored_board()
+    board.jobs_idle = False
+    assert await said(board) == []
+
+
+def test_a_run_in_test_mode_says_that_its_data_is_in_memory(pipeline, tmp_path) -> None:
+    said = pipeline("run", "--until-idle", "--test-mode", "--set", "health.listen=127.0.0.1:0")
+    assert said.code == 0, said
+    assert "data in memory, gone with this process" in said.err
+    assert not (tmp_path / "data").exists()
