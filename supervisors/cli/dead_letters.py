@@ -46,8 +46,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _run(args: argparse.Namespace, what: str) -> int:
     from runtime.disk import RealDisk  # not for --help
     from runtime.log.dead_letters import FOLDER, read_letters
+    from supervisors.cli.instance import check_data
 
-    folder = settings_from(args).pipeline.data_dir / FOLDER
+    settings = settings_from(args)
+    if not settings.pipeline.data_dir.exists():
+        check_data(settings)
+    folder = settings.pipeline.data_dir / FOLDER
     entries = select(read_letters(RealDisk(), folder), args.keys, args.reason, open_only=what in ("replay", "drop"))
     if what in ("replay", "drop"):
         return _decide(args, folder, what, entries)

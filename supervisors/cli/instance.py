@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pwd
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,47 @@ def try_lock(settings: Settings) -> Lock | None:
     path = settings.pipeline.data_dir / "log" / LOCK
     try:
         return RealDisk().lock(path)
+    except PermissionError as exc:
+        raise ConfigError(denied(path)) from exc
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror}") from exc
 
 
 def has_data(settings: Settings) -> bool:
-    """True when a pipeline was started on this data directory before."""
-    return (settings.pipeline.data_dir / "log" / LOCK).exists()
+    """True when a pipeline was started on this data directory before. Raises: ConfigError when we may not look."""
+    path = settings.pipeline.data_dir / "log" / LOCK
+    try:
+        path.stat()
+    except PermissionError as exc:
+        raise ConfigError(denied(path)) from exc
+    except OSError:
+        return False
+    return True
+
+
+def check_data(settings: Settings) -> None:
+    """Raises: ConfigError when there is nothing to look at yet."""
+    if not has_data(settings):
+        raise ConfigError(f"{settings.pipeline.data_dir} holds no data yet: `pipeline run` makes it")
+
+
+def denied(path: Path) -> str:
+    """That we may not open `path`, and as whom it works."""
+    return f"{path}: Permission denied: run it as {_owner(path)}, to whom it belongs, or have them let you in"
+
+
+def _owner(path: Path) -> str:
+    """Of `path`, or of the nearest directory above that can be looked at."""
+    for one in (path, *path.parents):
+        try:
+            user = one.stat().st_uid
+        except OSError:
+            continue
+        try:
+            return f"user {pwd.getpwuid(user).pw_name}"
+        except KeyError:
+            return f"user {user}"
+    return "another user"
 
 
 def is_running(settings: Settings) -> bool:

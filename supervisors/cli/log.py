@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,12 @@ CAT_ROWS_MAX = 20
 """Rows shown of one frame."""
 
 
+KIND_HELP = {
+    "cat": "only quotes, trades, candles or coverage",
+    "export": "quotes (default), trades, candles or coverage",
+}
+
+
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its own commands."""
     parser = subparsers.add_parser(
@@ -30,10 +39,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     commands = parser.add_subparsers(metavar="WHAT", required=True)
     for name, function, text in (
         ("ls", _ls, "segments and their offsets"),
-        ("stat", _stat, "totals, producers of time and rows per kind, readers"),
+        ("stat", _stat, "totals, the rows of each kind, and how far each reader has come"),
         ("verify", _verify, "read every byte; exit 1 and a line for each range that does not check"),
         ("cat", _cat, "groups and their rows"),
-        ("export", _export, "rows of one kind into a Parquet file"),
+        (
+            "export",
+            _export,
+            "the rows of one kind (quotes, or --kind) into a Parquet file, rows that were replaced later included",
+        ),
     ):
         one = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         one.allow_abbrev = False
@@ -43,7 +56,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             one.add_argument("--json", action="store_true", help="JSON, one object a line for ls and cat")
         if name in ("cat", "export"):
             one.add_argument("--from", dest="start", type=int, default=0, metavar="POSITION", help="a group's position")
-            one.add_argument("--kind", default=None if name == "cat" else "quotes", help="quotes, candles, coverage, …")
+            one.add_argument("--kind", default=None if name == "cat" else "quotes", help=KIND_HELP[name])
         if name == "cat":
             one.add_argument("--limit", type=int, default=10, metavar="N", help="groups (default 10)")
         if name == "export":
@@ -143,6 +156,9 @@ def _verify(args: argparse.Namespace, log: LogFiles) -> int:
 def _cat(args: argparse.Namespace, log: LogFiles) -> int:
     from runtime.clock import format_ns
 
+    if args.kind is not None:
+        _check_kind(args.kind)
+    check_start(log, args.start)
     shown = 0
     for group in log.groups(args.start):
         frames = [f for f in group.frames if args.kind in (None, f.kind)]
@@ -178,33 +194,91 @@ def _rows(frame: Any) -> list[dict[str, Any]]:
     return decode(frame.schema, frame.body).to_pylist() if frame.rows else []
 
 
+def _check_kind(kind: str) -> None:
+    from actors.market.schema import SCHEMAS
+    from runtime.errors import ConfigError
+
+    if kind not in SCHEMAS:
+        raise ConfigError(f"--kind {kind}: one of {', '.join(sorted(SCHEMAS))}")
+
+
+def check_start(log: LogFiles, start: int) -> None:
+    """Raises: ConfigError when no group begins at `start` and it is not the log's end, naming the ones beside it."""
+    from runtime.errors import ConfigError
+
+    if start > log.end_position:
+        raise ConfigError(f"--from {start} is behind the end of the log at {log.end_position}")
+    if start <= log.start_position or start == log.end_position:
+        return
+    before = max((one.base for one in log.segments if one.base <= start), default=log.start_position)
+    after = log.end_position
+    for frame in log.frames(before):
+        at = frame.header.group_position
+        if at >= start:
+            after = at
+            break
+        before = at
+    rotten = any(one.position == start for one in log.damage)  # stepped over, and named
+    if after != start and not rotten:
+        raise ConfigError(f"--from {start} is inside the group that begins at {before}; use {before} or {after}")
+
+
 def _export(args: argparse.Namespace, log: LogFiles) -> int:
     """Batch by batch, so that a log of many GB needs little memory."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from actors.market.schema import SCHEMAS, decode
-    from runtime.errors import ConfigError
+    from actors.market.schema import SCHEMAS
 
-    if args.kind not in SCHEMAS:
-        raise ConfigError(f"--kind {args.kind}: one of {', '.join(sorted(SCHEMAS))}")
-    own = [("log_partition", pa.int32()), ("log_offset", pa.int64()), ("stamp_ns", pa.int64())]
+    _check_kind(args.kind)
+    check_start(log, args.start)
     plain = [pa.field(f.name, _plain(f.type)) for f in SCHEMAS[args.kind]]
-    schema = pa.schema([*plain, *(pa.field(name, kind) for name, kind in own)])
+    schema = pa.schema([*plain, ("log_partition", pa.int32()), ("log_offset", pa.int64()), ("stamp_ns", pa.int64())])
     rows = 0
-    with pq.ParquetWriter(args.file, schema) as writer:
-        for group in log.groups(args.start):
-            for frame in group.frames:
-                if frame.kind == args.kind and frame.rows:
-                    batch = decode(frame.schema, frame.body)
-                    columns = [batch.column(f.name).cast(f.type) for f in plain]
-                    for value, (_, kind) in zip((frame.partition, frame.offset, group.stamp_ns), own, strict=True):
-                        columns.append(pa.array([value] * batch.num_rows, kind))
-                    writer.write_batch(pa.record_batch(columns, schema=schema))
-                    rows += batch.num_rows
-    print(f"{rows:,} rows of {args.kind} in {args.file}")
+    with _writing(args.file):
+        writer = pq.ParquetWriter(args.file, schema)
+    try:
+        for batch in _batches(log, args, schema):
+            with _writing(args.file):
+                writer.write_batch(batch)
+            rows += batch.num_rows
+    finally:
+        with _writing(args.file):
+            writer.close()
+    print(f"{rows:,} rows of {args.kind} in {args.file}, as they were accepted: also those that were replaced later")
     _tell(log)
     return Exit.FINE
+
+
+def _batches(log: LogFiles, args: argparse.Namespace, schema: Any) -> Iterator[Any]:
+    """Record batches of `schema`, whose last three columns say where and when a row was accepted."""
+    import pyarrow as pa
+
+    from actors.market.schema import decode
+
+    for group in log.groups(args.start):
+        for frame in group.frames:
+            if frame.kind == args.kind and frame.rows:
+                batch = decode(frame.schema, frame.body)
+                columns = [batch.column(f.name).cast(f.type) for f in list(schema)[:-3]]
+                for value, field in zip(
+                    (frame.partition, frame.offset, group.stamp_ns), list(schema)[-3:], strict=True
+                ):
+                    columns.append(pa.array([value] * batch.num_rows, field.type))
+                yield pa.record_batch(columns, schema=schema)
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """Raises: ConfigError when the operating system refuses to write `file`."""
+    from runtime.errors import ConfigError
+
+    try:
+        yield
+    except OSError as exc:
+        why = {errno.ENOENT: "no such directory", errno.EISDIR: "it is a directory"}.get(exc.errno or 0)
+        why = why or (os.strerror(exc.errno) if exc.errno else str(exc))
+        raise ConfigError(f"cannot write {file}: {why}") from exc
 
 
 def _plain(kind: Any) -> Any:

@@ -11,10 +11,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import NoReturn
 
 from runtime.clock import SystemClock
-from runtime.errors import HoldfastError
+from runtime.errors import ConfigError, HoldfastError
 from runtime.settings import redact_dsn
 from runtime.telemetry import LogSetup, configure_logging
 from supervisors.cli.exits import Exit, decisive
@@ -87,6 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _explain(error: BaseException, args: argparse.Namespace) -> int:
     """Tell what happened in as few lines as it needs; a traceback only on request or into the log file."""
     code, one = decisive(error)
+    if isinstance(one, PermissionError) and isinstance(one.filename, str):  # another user's data directory, mostly
+        from supervisors.cli.instance import denied  # slow to import: not for --help
+
+        code, one = Exit.CONFIG, ConfigError(denied(Path(one.filename)))
     if isinstance(one, KeyboardInterrupt):
         return EX_INTERRUPTED
     if args.debug:

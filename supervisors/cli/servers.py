@@ -17,7 +17,7 @@ from runtime.clock import SystemClock
 from runtime.entropy import SystemEntropy
 from runtime.errors import ConfigError, NotConnected
 from runtime.settings import Settings
-from supervisors.cli.instance import has_data, try_lock
+from supervisors.cli.instance import check_data, try_lock
 from supervisors.tree import SINK_SERVER, server_spec
 
 START_S_MAX = 60.0
@@ -41,8 +41,7 @@ async def servers_for(settings: Settings, sinks: Collection[str], seams: Seams) 
     if not needed:
         yield
         return
-    if not has_data(settings):
-        raise ConfigError(f"{settings.pipeline.data_dir} holds no data yet: `pipeline run` makes it")
+    check_data(settings)
     lock = try_lock(settings)
     if lock is None:  # somebody works there: the servers are his
         await _wait_until_up(settings, needed)

@@ -174,6 +174,7 @@ def test_a_backfill_that_cannot_be_meant(pipeline, argv, words):
         (["verify", "--from", "x", "--to", "y"], "'x' is none of"),
         (["verify"], "holds no data yet: `pipeline run` makes it"),
         (["sql", "timescale", "select 1"], "holds no data yet"),
+        (["dead-letters", "list"], "holds no data yet"),
     ],
 )
 def test_questions_that_cannot_be_answered(pipeline, tmp_path, argv, words):

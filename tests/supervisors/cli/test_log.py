@@ -117,3 +117,43 @@ def test_no_log_is_one_line(tmp_path: Path, capsys: Any) -> None:
     code, _, err = run(capsys, "ls", "--dir", str(tmp_path))
     assert code == 78
     assert err.count("\n") == 1
+
+
+def test_a_start_inside_a_group_names_the_groups_beside_it(folder: Path, capsys: Any) -> None:
+    lines = run(capsys, "cat", "--dir", str(folder), "--json")[1].splitlines()
+    first, second, *_ = [json.loads(line)["position"] for line in lines]
+    words = f"--from {first + 16} is inside the group that begins at {first}; use {first} or {second}\n"
+    for command in (["cat"], ["export", str(folder / "x.parquet")]):
+        code, out, err = run(capsys, *command, "--dir", str(folder), "--from", str(first + 16))
+        assert (code, out, err) == (78, "", f"pipeline: {words}")
+    assert run(capsys, "cat", "--dir", str(folder), "--from", str(second))[1].count("producer=p") == 3
+    end = json.loads(run(capsys, "stat", "--dir", str(folder), "--json")[1])["end_position"]
+    assert run(capsys, "cat", "--dir", str(folder), "--from", str(end))[:2] == (0, "")
+    last = json.loads(lines[-1])["position"]
+    assert f"use {last} or {end}" in run(capsys, "cat", "--dir", str(folder), "--from", str(end - 8))[2]
+    assert "behind the end of the log" in run(capsys, "cat", "--dir", str(folder), "--from", str(end + 8))[2]
+
+
+def test_a_file_that_cannot_be_written_is_one_line_that_says_why(folder: Path, capsys: Any, tmp_path: Path) -> None:
+    for file, why in (
+        (tmp_path / "no" / "x", "no such directory"),
+        (tmp_path, "it is a directory"),
+        (Path("/proc/x"), ""),
+        (Path("/dev/full"), "No space left on device"),
+    ):
+        code, out, err = run(capsys, "export", "--dir", str(folder), str(file))
+        assert (code, out, err.count("\n")) == (78, "", 1), err
+        assert err.startswith(f"pipeline: cannot write {file}: {why}")
+
+
+def test_an_export_says_what_it_holds_and_cat_knows_the_kinds(folder: Path, capsys: Any, tmp_path: Path) -> None:
+    out = run(capsys, "export", "--dir", str(folder), str(tmp_path / "q.parquet"))[1]
+    assert out.startswith("40 rows of quotes in ")
+    assert "also those that were replaced later" in out
+    assert "replaced later included" in " ".join(run(capsys, "export", "--help")[1].split())
+    code, _, err = run(capsys, "cat", "--dir", str(folder), "--kind", "foo")
+    assert (code, err) == (78, "pipeline: --kind foo: one of candles, coverage, quotes, trades\n")
+
+
+def test_the_help_of_stat_says_what_it_shows(capsys: Any) -> None:
+    assert "the rows of each kind, and how far each reader has come" in " ".join(run(capsys, "--help")[1].split())
