@@ -95,8 +95,8 @@ class Oracle:
         if sliced:
             if rows == market:
                 return ""
-            late = self.stream.late[symbol]
-            lacks_late_ones = [t for t in market if t not in late or t in rows] == rows
+            all_of, mine = Counter(market), Counter(rows)
+            lacks_late_ones = not mine - all_of and (all_of - mine).keys() <= self.stream.late[symbol]
             return "" if lacks_late_ones and not (final and self.confirm) else difference(rows, market)
         sent, mine = Counter(map(on_stream, market)), Counter(rows)
         if mine - sent:

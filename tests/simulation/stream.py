@@ -121,10 +121,7 @@ class LiveVendor:
 
     def excuse(self, symbol: str, ticks: Sequence[Tick]) -> None:
         """Nobody can know that these are missing."""
-        late, excused = self.late[symbol], self.excused[symbol]
-        for tick in ticks:
-            if tick not in late and tick[1] > 0:
-                excused[on_stream(tick)] += 1
+        self.excused[symbol].update(on_stream(tick) for tick in ticks if tick[1] > 0)
 
     def turn(self, *, stands: bool) -> None:
         """The vendor's clock stands, or runs again; for some seconds everybody is wrong about it."""
