@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 import attrs
 import msgspec
 
+from actors.downloader.polygon_events import BROKEN
 from actors.market.symbols import parse_symbol
 from runtime.clock import NS_PER_S, parse_instant_ns
 from runtime.errors import PermanentSourceError, RetryableSourceError, SourceError
@@ -56,7 +57,7 @@ def server_time_of(body: Body) -> tuple[int, int]:
     try:
         text = msgspec.json.decode(body, type=_MarketStatus).server_time
         at_ns = parse_instant_ns(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as exc:
+    except (*BROKEN, ValueError) as exc:
         raise RetryableSourceError(f"{CLOCK} tells no time: {exc}") from exc
     fraction = re.search(r"\.(\d+)", text)
     return at_ns, 10 ** (9 - min(len(fraction[1]), 9)) if fraction else NS_PER_S
@@ -112,7 +113,7 @@ def _told(body: Body) -> str:
     """The vendor's own words in an error body; empty when the body is not the vendor's (HTML of an edge, nothing)."""
     try:
         told = msgspec.json.decode(body, type=_ErrorBody)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except BROKEN:
         return ""
     return " ".join(part for part in (told.status, told.error or told.message) if part)[:300]
 

@@ -55,6 +55,8 @@ class CryptoTrade(msgspec.Struct, tag_field="ev", tag="XT", gc=False):
 
 Element = Status | FxQuote | CryptoTrade
 T = TypeVar("T")
+BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What is not JSON as anybody sends it; the last: nested deeper than can be read."""
 _decode_frame = msgspec.json.Decoder(list[Element]).decode
 _decode_raw = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_one: Callable[[msgspec.Raw], Element] = msgspec.json.Decoder(Element).decode
@@ -85,7 +87,7 @@ def decode(frame: bytes | str, symbols: Mapping[str, str], dropped: Counter[str]
         elements: Sequence[Element | None] = _decode_frame(frame)
     except msgspec.ValidationError:
         elements = _one_by_one(frame, dropped)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except BROKEN as exc:
         raise RetryableSourceError(f"a frame that is not whole JSON ({exc}): {frame[:80]!r}") from exc
     statuses: list[Status] = []
     by_name: dict[tuple[type[Element], str], list[int]] = {}
@@ -116,7 +118,7 @@ def stream_key(payload: str) -> str:
 def _one_by_one(frame: bytes | str, dropped: Counter[str]) -> list[Element | None]:
     try:
         parts = _decode_raw(frame)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except BROKEN as exc:
         raise RetryableSourceError(f"a frame that is not an array ({exc}): {frame[:80]!r}") from exc
     return [_one(part, dropped) for part in parts]
 
@@ -124,11 +126,11 @@ def _one_by_one(frame: bytes | str, dropped: Counter[str]) -> list[Element | Non
 def _one(part: msgspec.Raw, dropped: Counter[str]) -> Element | None:
     try:
         return _decode_one(part)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except BROKEN:
         pass
     try:
         event = _decode_event(part).ev
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except BROKEN:
         dropped["not-an-event"] += 1
         return None
     dropped["wrong-type" if event in _KNOWN else "unknown-event"] += 1

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from actors.downloader.polygon_api import Body
+from actors.downloader.polygon_events import BROKEN
 from actors.downloader.polygon_shapes import SHAPES, Envelope, Int64, PolygonRow, Shape
 from actors.downloader.proof import DecodedPage
 from actors.market.rules import FUTURE_REJECT_NS, REJECTED, TS_MIN_NS
@@ -121,14 +122,14 @@ def _parse(shape: Shape, body: Body) -> tuple[Envelope, Sequence[PolygonRow], _B
         return page, list(page.results or ()), _Broken()
     except msgspec.ValidationError:
         return _parse_slowly(shape, body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except BROKEN as exc:
         raise RetryableSourceError(f"body is not whole JSON ({exc}): {_head(body)}") from exc
 
 
 def _parse_slowly(shape: Shape, body: Body) -> tuple[Envelope, Sequence[PolygonRow], _Broken]:
     try:
         page = _decode_raw(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except BROKEN as exc:
         raise RetryableSourceError(f"wrong schema ({exc}): {_head(body)}") from exc
     raw_rows = page.results or ()
     rows: list[PolygonRow] = []
@@ -153,7 +154,7 @@ def _parse_slowly(shape: Shape, body: Body) -> tuple[Envelope, Sequence[PolygonR
 def _try(decode: Callable[[msgspec.Raw], T], raw: msgspec.Raw) -> T | None:
     try:
         return decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except BROKEN:
         return None
 
 

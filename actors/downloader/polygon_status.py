@@ -68,6 +68,21 @@ class Topics:
         for topic in [topic for topic, symbol in self.open.items() if symbol in flowing]:
             self.confirmed.add(self.open.pop(topic))
 
+    def refuse_open(self, why: str) -> None:
+        """The rest was not answered."""
+        self.refused.update((symbol, why) for symbol in self.open.values())
+        self.open.clear()
+
+    def lost(self, status: Status) -> RetryableSourceError | None:
+        """The error that a status is once all is answered: a topic of ours taken away, by an error or unasked."""
+        said = status.message.strip()
+        if status.status != "error" and not said.startswith("unsubscribed"):
+            return None
+        named = _topics_in(said)
+        if any(stream_key(parse_symbol(symbol).stream) in named for symbol in self.confirmed):
+            return RetryableSourceError(f"the stream took a subscription away ({said})")
+        return None
+
 
 def _topics_in(message: str) -> set[str]:
     """Every word of it that could be a topic."""

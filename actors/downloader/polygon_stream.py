@@ -71,6 +71,9 @@ class PolygonStreamConnection:
     _into: trio.MemorySendChannel[outcome.Outcome[_Item]] = attrs.field(init=False)
     _bytes: int = 0
     _room: trio.Event = attrs.field(factory=trio.Event)
+    _order: trio.Lock = attrs.field(factory=trio.Lock)
+    """Of what goes into the queue: an answered ping waits behind a frame that waits for room."""
+    _topics: Topics | None = None
     _early: deque[Sequence[Ticks]] = attrs.field(factory=deque)
     """Data that came before the subscription was confirmed."""
 
@@ -93,7 +96,10 @@ class PolygonStreamConnection:
     def _decoded(self, frame: bytes | str) -> Decoded:
         decoded = decode(frame, self._symbols, self._dropped)
         for status in decoded.statuses:
-            if (error := account_error(status)) is not None:
+            error = account_error(status)
+            if error is None and self._topics is not None:
+                error = self._topics.lost(status)
+            if error is not None:
                 raise error
         return decoded
 
@@ -111,14 +117,16 @@ class PolygonStreamConnection:
                 return
 
     async def subscribe(self, topics: Topics) -> None:
-        """Until each topic is confirmed, refused, or proven by its data."""
-        with _deadline(self._limits.subscribe_s, "subscription not confirmed"):
+        """Until each topic is confirmed, refused, or proven by its data; one without any answer holds up no other."""
+        within_s = self._limits.subscribe_s
+        with trio.move_on_after(within_s):
             await self._say("subscribe", topics.parameter)
             while topics.open:
                 decoded = self._decoded(await self._next_frame())
                 topics.take(decoded.statuses, [ticks.symbol for ticks in decoded.ticks])
                 self._early.append(decoded.ticks)
-        self.refused = topics.refused
+        topics.refuse_open(f"subscription not confirmed within {within_s:g} s")
+        self.refused, self._topics = topics.refused, topics
         if not topics.confirmed:
             told = "; ".join(sorted(set(topics.refused.values())))
             raise RetryableSourceError(f"the stream refuses every topic: {told}", retry_after_s=MAX_CONNECTIONS_S)
@@ -149,11 +157,12 @@ class PolygonStreamConnection:
         try:
             while True:
                 frame = await self._next_frame()
-                while self._bytes and self._bytes + len(frame) > self._limits.queue_bytes:
-                    self._room = trio.Event()
-                    await self._room.wait()
-                self._bytes += len(frame)
-                await self._into.send(outcome.Value((frame, None)))
+                async with self._order:
+                    while self._bytes and self._bytes + len(frame) > self._limits.queue_bytes:
+                        self._room = trio.Event()
+                        await self._room.wait()
+                    self._bytes += len(frame)
+                    await self._into.send(outcome.Value((frame, None)))
         except RetryableSourceError as exc:
             await self._into.send(outcome.Error(exc))
 
@@ -164,9 +173,12 @@ class PolygonStreamConnection:
                 sent_s = trio.current_time()
                 with _deadline(self._limits.pong_s, "ping not answered"):
                     await self._socket.ping()
-                for _ in range(3):  # what came before the answer is with the reader by then
+                for _ in range(
+                    3
+                ):  # the socket holds no frame back, so the last one before the answer has its turn by then
                     await trio.lowlevel.checkpoint()
-                await self._into.send(outcome.Value((None, sent_s)))
+                async with self._order:
+                    await self._into.send(outcome.Value((None, sent_s)))
                 await trio.sleep_until(sent_s + self._limits.ping_every_s)
         except (trio_websocket.ConnectionClosed, LocalProtocolError):
             return  # the reader says so
@@ -243,7 +255,7 @@ class PolygonStream:
                     host,
                     path,
                     max_message_size=self.limits.frame_bytes_max,
-                    message_queue_size=16,
+                    message_queue_size=0,  # else the answer of a ping would overtake what waits there
                     receive_buffer_size=65_536,
                 )
                 opened = True

@@ -202,6 +202,7 @@ async def test_a_429_says_when_to_come_back_and_drains_the_budget_of_the_key(hea
         (b'{"results":[],"status":"OK"} trailing', "application/json", "not whole JSON"),
         (b"", "application/json", "not whole JSON"),
         (b"\xff\xfe", "application/json", "not whole JSON"),
+        (b'{"deep":' + b"[" * 5_000, "application/json", "not whole JSON"),
         (b"<html>busy</html>", "text/html", "text/html"),
         (b'{"results":[],"status":"OK"}', "text/plain", "text/plain"),
         (b'{"status":"ERROR","error":"internal"}', "application/json", "status 'ERROR'.*internal"),

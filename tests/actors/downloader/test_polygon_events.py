@@ -71,7 +71,20 @@ def test_the_order_within_a_frame_is_kept():
     assert [ns // 10**6 % 1000 for ns in found.ticks[0].ts_ns.tolist()] == [5, 3, 9]
 
 
-@pytest.mark.parametrize("frame", ["", "[", '{"ev":"C"}', "null", '"text"', "[" + C + ",", b"\xff[]"])
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "",
+        "[",
+        '{"ev":"C"}',
+        "null",
+        '"text"',
+        "[" + C + ",",
+        b"\xff[]",
+        "[" * 5_000,
+        f'[{{"ev":"C","p":"EUR/USD","deep":{"[" * 5_000}',
+    ],
+)
 def test_a_frame_that_is_no_array_ends_the_connection(frame):
     with pytest.raises(RetryableSourceError):
         decode(frame, SYMBOLS, Counter())

@@ -11,6 +11,7 @@ import attrs
 import pytest
 import trio
 import trio_websocket
+from wsproto.events import Ping, Pong, TextMessage
 
 from actors.downloader.polygon_stream import PolygonStream, StreamLimits
 from actors.downloader.port import Alive
@@ -266,6 +267,56 @@ async def test_a_ping_without_answer_ends_the_connection(monkeypatch):
 
     async with vendor(serve) as line:
         await line.error("ping not answered within 0.3 s")
+
+
+@pytest.mark.parametrize("frames", [1, 16, 60, 400])
+async def test_the_answer_of_a_ping_never_overtakes_what_the_vendor_sent_before_it(frames, monkeypatch):
+    async def in_one_piece(socket: Socket, event: Ping) -> None:
+        parts = [socket._wsproto.send(TextMessage(data=json.dumps([quote(ms)]))) for ms in range(frames)]
+        parts.append(socket._wsproto.send(Pong(payload=bytes(event.payload))))
+        await socket._stream.send_all(b"".join(parts))
+
+    monkeypatch.setattr(trio_websocket.WebSocketConnection, "_handle_ping_event", in_one_piece)
+
+    async def serve(socket: Socket) -> None:
+        await greet(socket)
+        await trio.sleep_forever()
+
+    async with vendor(serve, ONE_PING) as line:
+        stream = await line.connect()
+        found: list = []
+        while not any(isinstance(event, Alive) for event in found):
+            found += await stream.receive()
+    assert len(found) == frames + 1
+
+
+async def test_one_topic_that_is_never_answered_holds_up_no_other():
+    async def serve(socket: Socket) -> None:
+        await say(socket, status("connected"))
+        await heard(socket)
+        await say(socket, status("auth_success"))
+        await heard(socket)
+        await say(socket, status("success", "subscribed to: C.EUR/USD"))
+        await say(socket, quote(1_000))
+        await trio.sleep_forever()
+
+    async with vendor(serve) as line:
+        stream = await line.connect()
+        assert stream.refused == {JPY: "subscription not confirmed within 0.3 s"}
+        assert await ticks_of(stream, 1)
+
+
+@pytest.mark.parametrize(
+    "said", [status("success", "unsubscribed to: C.USD/JPY"), status("error", "not authorized any more: C.USD-JPY")]
+)
+async def test_a_subscription_taken_away_ends_the_connection(said):
+    async def serve(socket: Socket) -> None:
+        await greet(socket)
+        await say(socket, status("error", "what is C.XAU/USD?"), said)
+        await trio.sleep_forever()
+
+    async with vendor(serve) as line:
+        await line.error("took a subscription away")
 
 
 async def test_half_an_array_ends_the_connection():
