@@ -71,9 +71,15 @@ def _run(dsn: str, work: Coroutine[Any, Any, pa.Table]) -> pa.Table:
     except (asyncpg.CannotConnectNowError, asyncpg.PostgresConnectionError, asyncpg.TooManyConnectionsError) as exc:
         raise NotConnected(f"{where}: {exc}") from exc
     except asyncpg.PostgresError as exc:
-        raise QueryRefused(": ".join(str(exc).splitlines())) from exc  # its DETAIL is a line of its own
+        raise QueryRefused(_told(exc)) from exc
     except (OSError, TimeoutError, asyncpg.InterfaceError) as exc:
         raise NotConnected(f"{where}: {str(exc) or type(exc).__name__}") from exc
+
+
+def _told(error: asyncpg.PostgresError) -> str:
+    if "multiple commands into a prepared statement" in str(error):
+        return "one query at a time"
+    return ": ".join(str(error).splitlines())  # its DETAIL is a line of its own
 
 
 async def _query(dsn: str, sql: str, **login: str) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -30,6 +31,7 @@ from actors.embedded.simulator.world import World
 from runtime.errors import ConfigError
 
 BACKLOG = 128
+_OF_THE_PORT = (errno.EADDRINUSE, errno.EACCES)
 GRACE_S = 1.0
 KEEP_ALIVE_S = 75.0
 PING_S = 20.0
@@ -65,7 +67,8 @@ def listen(host: str, port: int) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+        advice = "choose another --port" if error.errno in _OF_THE_PORT else "set --host to an address of this machine"
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; {advice}") from error
     return listener
 
 

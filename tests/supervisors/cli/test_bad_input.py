@@ -230,3 +230,9 @@ def test_half_an_endpoints_file_is_no_endpoint(pipeline, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "endpoints.json").write_text(json.dumps({"health": "http://127.0.0.1:1/"})[:-4])
     assert pipeline("status", "--set", "health.listen=127.0.0.1:1").code == 1
+
+
+def test_a_simulator_says_whether_host_or_port_is_wrong(pipeline, taken_port):
+    expect_one_line(pipeline("simulator", "--port", str(taken_port)), "choose another --port")
+    said = pipeline("simulator", "--host", "192.0.2.1", "--port", "0")
+    expect_one_line(said, "cannot listen on 192.0.2.1:0: Cannot assign", "set --host to an address of this machine")

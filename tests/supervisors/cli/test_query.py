@@ -8,12 +8,15 @@ import io
 import json
 from types import SimpleNamespace
 
+import asyncpg
+import httpx
 import polars as pl
 import pyarrow as pa
 import pytest
 
-from supervisors.cli.query import table_lines, write
-from supervisors.cli.query_timescale import _from_csv
+from supervisors.cli import query_clickhouse
+from supervisors.cli.query import QueryRefused, table_lines, write
+from supervisors.cli.query_timescale import _from_csv, _told
 
 TABLE = pa.table(
     {
@@ -127,3 +130,39 @@ def test_equal_column_names_are_kept_apart():
 @pytest.mark.parametrize("value", [0.1, 1.09755, 1e22, 5e-324, 1.7976931348623157e308, 123456789.123456789])
 def test_floats_come_through_exactly(value):
     assert decoded(f"{value!r}\n", f="float8").column("f").to_pylist() == [value]
+
+
+def clickhouse_says(monkeypatch, *answers: tuple[int, str]) -> list[str]:
+    """The server's answers in turn; what it was asked is in the list."""
+    asked: list[str] = []
+
+    def ask(dsn: str, sql: str) -> tuple[httpx.Response, bytes]:
+        asked.append(sql)
+        status, text = answers[len(asked) - 1]
+        return httpx.Response(status), text.encode()
+
+    monkeypatch.setattr(query_clickhouse, "_ask", ask)
+    return asked
+
+
+READONLY = (403, "Code: 164. X is not a reading statement. Without the password of user u, only … (READONLY)")
+
+
+def test_a_typing_mistake_in_a_query_gets_the_syntax_error_and_no_hint_at_a_password(monkeypatch):
+    syntax = (400, "Code: 62. Syntax error: failed at position 7: In scope SELECT formatQuery('…'). (SYNTAX_ERROR)")
+    asked = clickhouse_says(monkeypatch, READONLY, syntax)
+    with pytest.raises(QueryRefused, match=r"^Code: 62\. Syntax error: failed at position 7$"):
+        query_clickhouse.query("http://127.0.0.1:1", "selec 'a\\'")
+    assert asked[1] == "SELECT formatQuery('selec \\'a\\\\\\'')"
+
+
+def test_a_statement_that_writes_is_still_refused_as_one(monkeypatch):
+    clickhouse_says(monkeypatch, READONLY, (200, "DROP TABLE x"))
+    with pytest.raises(QueryRefused, match=r"X is not a reading statement\. `pipeline sql` only reads$"):
+        query_clickhouse.query("http://127.0.0.1:1", "drop table x")
+
+
+def test_two_statements_are_told_apart_from_a_wrong_one():
+    two = asyncpg.PostgresSyntaxError("cannot insert multiple commands into a prepared statement")
+    assert _told(two) == "one query at a time"
+    assert _told(asyncpg.PostgresSyntaxError('syntax error at or near "x"')) == 'syntax error at or near "x"'
