@@ -126,10 +126,32 @@ def test_a_weekend_has_no_market_hours():
 def test_many_holes_are_counted_not_listed():
     records = [record(n, n + 0.5) for n in range(30)]
     text = "\n".join(lines(assemble("l", [report()], coverage_lines(records, WANTED, None), asked=False)))
-    assert text.count("not fetched") == 20
+    assert text.count(": not fetched") == 20
     assert "and 9 more (--json gives all)" in text
 
 
 def test_a_kind_that_a_symbol_does_not_have_is_not_missed():
     wanted = set(feeds(("C:EURUSD", "X:BTCUSD"), ("quotes", "trades")))
     assert wanted == {("C:EURUSD", "quotes"), ("X:BTCUSD", "trades")}
+
+
+def test_the_last_sentence_is_not_green_over_a_hole():
+    records = [
+        record(0, 1),
+        record(2, 3),
+        record(3, 4, "missing", "unknown symbol"),
+        record(6, 8, "missing", "unknown symbol"),
+    ]
+    found = assemble("l", [report()], coverage_lines(records, WANTED, None), asked=False)
+    assert found.problems == ()  # exit 0: the contract's no is for what is unaccounted or doubled
+    assert list(lines(found))[-1] == (
+        "everything accepted is accounted for, but not everything was fetched: 3 h 0 min of C:EURUSD quotes "
+        "(not fetched), 3 h 0 min of C:EURUSD quotes (missing: unknown symbol) are not there"
+    )
+
+
+def test_many_kinds_of_holes_are_counted_in_the_last_sentence():
+    symbols = [f"C:AAA{letter}SD" for letter in "BCDEFGH"]
+    records = [record(0, 1, "missing", symbol=symbol) for symbol in symbols]
+    found = assemble("l", [report()], coverage_lines(records, WANTED, None), asked=False)
+    assert "(missing), 2 more are not there" in list(lines(found))[-1]
