@@ -80,6 +80,8 @@ class LiveVendor:
     hole: str = ""
     """Rows of this symbol are never sent; nothing else tells."""
     time_down: bool = False
+    begins_with_us: bool = False
+    """The clock stands until the first subscription."""
     excused: dict[str, Counter[Tick]] = attrs.field(factory=dict)
     """symbol -> ticks, as the stream would send them, that may lack until their hour is confirmed."""
     late: dict[str, set[Tick]] = attrs.field(factory=dict)
@@ -92,6 +94,7 @@ class LiveVendor:
     def __attrs_post_init__(self) -> None:
         live = self.world.draw.live
         assert live is not None
+        self.begins_with_us = live.stands_at_first
         rng, share = self.world.rng("late"), self.world.draw.rates["late"]
         for symbol in self.market.symbols:
             late = self.late[symbol] = set()
@@ -128,6 +131,7 @@ class LiveVendor:
         now_ns = self.clock.now_ns()
         for symbol in self.market.symbols:
             self.excuse(symbol, self.due(symbol, now_ns, now_ns + round(NOTICED_S * self.clock.rate) * NS))
+        self.begins_with_us = False
         if stands:
             self.clock.stand()
         else:
@@ -163,7 +167,8 @@ class LiveVendor:
         now_s = trio.current_time()
         if now_s < self.down_to_s or self.hung or (world.vendor_is_down and world.on_fire):
             raise RetryableSourceError("fault: no connection")
-        if self.clock.stands and not self.connects:
+        if self.begins_with_us:
+            self.begins_with_us = False
             self.clock.run()
         self.connects += 1
         for other in self.connections:  # one connection for each key: the older one goes
