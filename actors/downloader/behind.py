@@ -36,6 +36,8 @@ class ConfirmRules:
     """Of the market's clock, after the end of the hour."""
     order_delay_s: float = 1.0
     """Orders wait this long for company."""
+    order_wait_s: float = 60.0
+    """While more keep coming: so long, and so often are the same minutes fetched again at most."""
     quarantine_retry_s: float = 60.0
     clock_wait_s: float = 60.0
     """How long to wait for the market's clock before ours is believed."""
@@ -116,14 +118,16 @@ class Behind:
         if seam.shift_ns is None:
             seam.shift_ns = self.now_ns() - self.clock.wall_ns() if self.relative else 0
         self._not_before_s = {part: at_s for part, at_s in self._not_before_s.items() if at_s > now_s}
-        due = now_s - seam.orders.newest_s >= self.rules.order_delay_s
+        from_ns = floor_minute(standing.from_ns + seam.shift_ns)
+        seam.lower_ns = from_ns if seam.first_ns is None else min(from_ns, seam.first_ns)
+        seam.forget_unwanted()
         return LiveView(
-            from_ns=floor_minute(standing.from_ns + seam.shift_ns),
+            from_ns=from_ns,
             until_ns=standing.to_ns,
             first_ns=seam.first_ns,
             seam_ns=seam.seam_ns,
             live=seam.live,
-            owed=seam.orders.open if due else NOTHING,
+            owed=seam.orders.due(now_s, quiet_s=self.rules.order_delay_s, wait_s=self.rules.order_wait_s),
             settled_to_ns=self.settled_to_ns() if self.rules.confirm else None,
             not_yet=IntervalSet(list(self._not_before_s)),
         )
@@ -148,13 +152,13 @@ class Behind:
             return None
         self._asked = IntervalSet(list(work.intervals))
         self.seam.asked(work.intervals)
-        self.seam.orders.begin(work.intervals)
+        self.seam.orders.begin(work.intervals, self.clock.monotonic_s())
         return self.settled_to_ns() if self.rules.confirm else None
 
     def end(self) -> None:
         """The work is over, done or not."""
         if self.seam is not None:
-            self.seam.orders.give_back()
+            self.seam.orders.give_back(self.clock.monotonic_s())
 
     def durable(self, covers: Covers, position: Position) -> None:
         """A slice is in the log."""

@@ -29,6 +29,9 @@ class Orders:
     begun: IntervalSet = attrs.field(factory=IntervalSet)
     newest_s: float = 0.0
     """Monotonic time of the newest one."""
+    waiting_s: float = 0.0
+    """And since when the open ones wait."""
+    _asked: bool = False
 
     @property
     def owed(self) -> IntervalSet:
@@ -37,12 +40,21 @@ class Orders:
 
     def add(self, minutes: Iterable[Interval], now_s: float) -> None:
         """Whole minutes."""
+        if not self.open:
+            self.waiting_s = now_s
         self.open = IntervalSet([*self.open, *minutes])
         self.newest_s = now_s
 
-    def begin(self, intervals: Iterable[Interval]) -> None:
+    def due(self, now_s: float, *, quiet_s: float, wait_s: float) -> IntervalSet:
+        """What is to be asked for now: no more came for `quiet_s`, or they waited `wait_s` while more kept coming."""
+        ready = now_s - self.newest_s >= quiet_s or now_s - self.waiting_s >= wait_s
+        return self.open if ready else IntervalSet()
+
+    def begin(self, intervals: Iterable[Interval], now_s: float) -> None:
         """A question that covers these intervals is about to be asked."""
         asked = common(self.open, intervals)
+        if asked:
+            self.waiting_s, self._asked = now_s, True
         self.begun = IntervalSet([*self.begun, *asked])
         self.open = without(self.open, asked)
 
@@ -50,9 +62,17 @@ class Orders:
         """Its slice is durable."""
         self.begun = without(self.begun, [(from_ns, to_ns)])
 
-    def give_back(self) -> None:
-        """What was begun and did not become durable is open again."""
+    def give_back(self, now_s: float) -> None:
+        """What was begun and did not become durable is open again. A wait begins anew: other work has its turn."""
+        if self._asked:
+            self.waiting_s, self._asked = now_s, False
         self.open, self.begun = self.owed, IntervalSet()
+
+    def forget_before(self, from_ns: int) -> None:
+        """Nobody wants what is older: a stream that repeats the past would have us fetch years."""
+        oldest_ns = next((start for start, _ in self.open), from_ns)
+        if oldest_ns < from_ns:
+            self.open = without(self.open, [(oldest_ns, from_ns)])
 
 
 @attrs.define(eq=False)
@@ -91,6 +111,8 @@ class FeedSeam:
     """History has asked for minutes up to here, whatever the clock says now: it is a guess until its rate is known."""
     past: IntervalSet = attrs.field(factory=IntervalSet)
     """Whole minutes of sessions that ended, as far as history did not take them over."""
+    lower_ns: int | None = None
+    """Where what is wanted begins; None until history knows."""
     orders: Orders = attrs.field(factory=Orders)
     counts: MinuteCounts = attrs.field(factory=MinuteCounts)
     shift_ns: int | None = None
@@ -130,7 +152,13 @@ class FeedSeam:
     def order(self, minutes: Iterable[Interval], now_s: float) -> None:
         """Rows of these minutes came too late."""
         self.orders.add(minutes, now_s)
+        self.forget_unwanted()
         self.wake()
+
+    def forget_unwanted(self) -> None:
+        """What is owed before the beginning of all that is wanted."""
+        if self.lower_ns is not None:
+            self.orders.forget_before(self.lower_ns)
 
     def asked(self, intervals: Iterable[Interval]) -> None:
         """History asks for them, or has."""

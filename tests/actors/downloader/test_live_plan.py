@@ -162,7 +162,7 @@ def test_a_final_slice_ends_the_quarantine_of_what_it_overlaps():
 def test_an_order_that_comes_while_its_minute_is_fetched_stays_open():
     orders = Orders()
     orders.add(sets((5, 8)), 1.0)
-    orders.begin(sets((0, 7)))
+    orders.begin(sets((0, 7)), 1.5)
     orders.add(sets((6, 7)), 2.0)
     orders.done(0, 7 * M)
     assert orders.open == sets((6, 8))
@@ -172,10 +172,40 @@ def test_an_order_that_comes_while_its_minute_is_fetched_stays_open():
 def test_an_order_whose_fetch_failed_is_open_again():
     orders = Orders()
     orders.add(sets((5, 8)), 1.0)
-    orders.begin(sets((0, 60)))
+    orders.begin(sets((0, 60)), 1.5)
     assert orders.owed == sets((5, 8))
-    orders.give_back()
+    orders.give_back(3.0)
     assert orders.open == sets((5, 8))
+
+
+def test_orders_wait_for_company_but_a_stream_that_is_always_late_cannot_put_them_off():
+    orders = Orders()
+    asked_s = [0.0]
+    for second in range(200):
+        orders.add(sets((5, 6)), second)
+        if due := orders.due(second + 0.5, quiet_s=1.0, wait_s=60.0):
+            orders.begin(due, second + 0.5)
+            asked_s.append(second + 0.5)
+            orders.done(0, 7 * M)
+            orders.give_back(second + 0.9)
+    assert asked_s == [0.0, 60.5, 121.5, 182.5]
+    assert orders.due(200.5, quiet_s=1.0, wait_s=60.0) == sets((5, 6))  # quiet now
+
+
+def test_a_long_download_of_something_else_does_not_put_orders_off():
+    orders = Orders()
+    for second in range(62):
+        orders.add(sets((5, 6)), second)
+        orders.begin(sets((100, 200)), second)
+        orders.give_back(second)
+    assert orders.due(61.0, quiet_s=1.0, wait_s=60.0) == sets((5, 6))
+
+
+def test_rows_older_than_all_that_is_wanted_order_nothing():
+    feed = FeedSeam()
+    feed.lower_ns = 10 * M
+    feed.order(sets((1, 2), (9, 11), (20, 21)), 1.0)
+    assert feed.orders.owed == sets((10, 11), (20, 21))
 
 
 def test_the_counts_of_forgotten_minutes_are_gone_and_they_are_bounded():
