@@ -54,6 +54,8 @@ class JobState:
     rows_total_estimate: int = 0
     finished: bool = False
     error: str = ""
+    asked: bool = True
+    """Of the vendor; False: all of it was there already."""
 
 
 @attrs.frozen(kw_only=True)

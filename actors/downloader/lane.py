@@ -82,6 +82,8 @@ class Lane:
     idle: bool = False
     _retry_at_s: dict[str, float] = attrs.field(factory=dict, init=False)
     """Job -> monotonic time before which it is not tried: refused for good."""
+    _told: tuple[str, str] = attrs.field(default=("", ""), init=False)
+    """The last refusal that was logged: of which job, and why."""
     _changed: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     def wake(self, wanted: Wanted) -> None:
@@ -269,7 +271,9 @@ class Lane:
     async def _give_up(self, wanted: Wanted, refused: PermanentSourceError) -> None:
         """The vendor will not give it: said in the ledger of coverage (P4) and on the board."""
         reason = str(refused)
-        self.ctx.log.error("history_refused", symbol=self.feed.symbol, kind=self.feed.kind, reason=reason)
+        if (wanted.job, reason) != self._told:  # behind a live stream each hour is refused with the same words
+            self.ctx.log.error("history_refused", symbol=self.feed.symbol, kind=self.feed.kind, reason=reason)
+        self._told = (wanted.job, reason)
         hour = None if wanted.job else self.behind.refused(self.limits.permanent_retry_s)
         if not wanted.refetch:  # what is fetched again is known already
             await self._note_missing(wanted, reason, within=hour)

@@ -88,7 +88,14 @@ class JobLedger:
         job = self._board.jobs.get(_key(symbol, kind, wanted))
         if job is None:
             to_ns = wanted.to_ns if wanted.to_ns is not None else wanted.from_ns
-            job = JobState(symbol=symbol, kind=kind, from_ns=wanted.from_ns, to_ns=to_ns, done_to_ns=wanted.from_ns)
+            job = JobState(
+                symbol=symbol,
+                kind=kind,
+                from_ns=wanted.from_ns,
+                to_ns=to_ns,
+                done_to_ns=wanted.from_ns,
+                asked=bool(error),
+            )
         done_to_ns = job.done_to_ns if error else job.to_ns
         total = job.rows_total_estimate if error else job.rows
         ended = attrs.evolve(job, finished=not error, error=error, done_to_ns=done_to_ns, rows_total_estimate=total)

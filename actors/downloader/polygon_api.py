@@ -88,7 +88,9 @@ def refusal(endpoint: Endpoint, status: int, body: Body, rest_url: str) -> Sourc
                 "out of pipeline.symbols"
             )
         case 404 if told:
-            return PermanentSourceError(f"{endpoint}: unknown symbol ({said})")
+            return PermanentSourceError(
+                f"{endpoint}: unknown symbol ({said}): correct {endpoint.symbol}, or take it out of pipeline.symbols"
+            )
         case 404:  # not the vendor's words: a proxy, or another server
             return RetryableSourceError(f"{said}: is vendors.polygon.rest_url {rest_url} right?")
         case 413:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import attrs
@@ -23,6 +24,7 @@ REFETCH = (
     "in the hour that runs up to now"
 )
 EARLIER = 'choose an earlier --to, like -1m, or --to "" for "until now"'
+FETCH_AGAIN = "pipeline backfill: --refetch fetches it again\n"
 POLL_S = 0.25
 SILENCE_S_MAX = 60.0
 """How long the running process may not answer (it restarts) before we stop watching."""
@@ -34,7 +36,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "backfill",
         help="adds history jobs",
         description="Fetches [from, to) of each symbol, by the running process or, without one, here. Interrupted, it "
-        "goes on at the next start, or when the same is asked again. Exit 1 when the vendor refuses a part.",
+        "goes on at the next start, or when the same is asked again. Exit 1 when the vendor refuses a part: it is "
+        "not asked for again, but `verify` goes on naming that span as missing, so look twice at the symbol.",
     )
     parser.add_argument("symbols", nargs="+", metavar="SYMBOL", help="like C:EURUSD")
     parser.add_argument("--from", dest="from_", required=True, metavar="T", help="UTC date, instant, or -2h")
@@ -77,9 +80,12 @@ def order_from(args: argparse.Namespace, settings: Settings) -> Order:
         raise ConfigError(f"--kind {','.join(sorted(other))}: not one of downloader.kinds ({known})")
     symbols = dict.fromkeys(orderable(text) for text in args.symbols)
     try:
-        feeds(symbols, kinds)
+        found = feeds(symbols, kinds)
     except ValueError as exc:
         raise ConfigError(f"--kind: {exc}") from exc
+    if args.kind:
+        for symbol, kind in ((symbol, kind) for symbol in symbols for kind in kinds if (symbol, kind) not in found):
+            sys.stderr.write(f"pipeline backfill: {symbol} has no {kind}: left out\n")
     try:
         from_ns, to_ns = resolve_interval(args.from_, args.to, SystemClock().wall_ns(), earlier=EARLIER)
     except ValueError as exc:
@@ -158,12 +164,12 @@ async def _watch(instance: Any, parts: list[str]) -> int:
 
     from runtime.board import Board
     from runtime.clock import SystemClock
-    from supervisors.cli.progress import show_progress
+    from supervisors.cli.progress import nothing_new, show_progress
 
     board = Board()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(show_progress, board, SystemClock(), sys.stderr)
         watch = Watch(parts=tuple(parts))
+        nursery.start_soon(partial(show_progress, board, SystemClock(), sys.stderr, verdict=lambda: watch.verdict))
         silent_since_s = trio.current_time()
         while True:
             try:
@@ -179,6 +185,8 @@ async def _watch(instance: Any, parts: list[str]) -> int:
         nursery.cancel_scope.cancel(reason="done")
     for reason in watch.reasons:
         sys.stderr.write(f"pipeline backfill: {reason}\n")
+    if nothing_new(board):
+        sys.stderr.write(FETCH_AGAIN)
     return Exit.NO if watch.failed else Exit.FINE
 
 
@@ -190,6 +198,8 @@ class Watch:
     """Keys of its parts on the board."""
     reasons: list[str] = attrs.field(factory=list)
     failed: bool = False
+    verdict: str = ""
+    """What holds when it ended; empty: it has not."""
     _marks: list[int] = attrs.field(factory=list)
     """Ends of the log that readers must pass: that of the ticks, then that of the candles made of them."""
 
@@ -209,8 +219,12 @@ class Watch:
         down = [f"{name}: {d['reason']}" for name, d in status["dependency_details"].items() if d["state"] == "DOWN"]
         if down:  # everything is in the log; delivery follows when the outage is over
             self.reasons += [f"durable, but not everywhere yet: {reason}" for reason in down]
+            self.verdict = "refused in part" if self.failed else "durable, to be delivered"
             return True
-        return self._verified(board)
+        if not self._verified(board):
+            return False
+        self.verdict = "refused in part, the rest verified" if self.failed else "done and verified"
+        return True
 
     def _verified(self, board: Any) -> bool:
         if not self._marks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import TextIO
 
 import attrs
@@ -147,8 +148,24 @@ def line(reading: Reading) -> str:
     return ", ".join(parts)
 
 
-async def show_progress(board: Board, clock: Clock, out: TextIO) -> None:
-    """Show the board's progress on `out` until cancelled; a last line says where it ended."""
+def last_line(reading: Reading, verdict: str, *, is_new: bool) -> str:
+    """The whole at its end. Pure."""
+    if verdict:  # what the readers still have before them is not of this work
+        reading = attrs.evolve(reading, waiting_for=())
+    text = line(reading) if is_new else "already there, nothing fetched"
+    return f"{text}, {verdict}" if verdict else text
+
+
+def nothing_new(board: Board) -> bool:
+    """True when all that was wanted was there before: nobody was asked."""
+    return bool(board.jobs) and all(job.finished and not job.asked for job in board.jobs.values())
+
+
+async def show_progress(board: Board, clock: Clock, out: TextIO, *, verdict: Callable[[], str] = lambda: "") -> None:
+    """Show the board's progress on `out` until cancelled; a last line says where it ended.
+
+    `verdict`: what is known of the end, asked then; empty: it is left to the reading.
+    """
     meter = Meter()
     started_s, rows_before = clock.monotonic_s(), sum(job.rows for job in board.jobs.values())
     try:
@@ -160,7 +177,8 @@ async def show_progress(board: Board, clock: Clock, out: TextIO) -> None:
         reading = meter.look(board, clock.monotonic_s())
         took_s = clock.monotonic_s() - started_s
         rows = max(0, reading.rows - rows_before)
-        out.write(f"{line(attrs.evolve(reading, rows_per_s=rows / max(took_s, 0.001)))}, after {duration(took_s)}\n")
+        reading = attrs.evolve(reading, rows_per_s=rows / max(took_s, 0.001))
+        out.write(f"{last_line(reading, verdict(), is_new=not nothing_new(board))}, after {duration(took_s)}\n")
         out.flush()
 
 

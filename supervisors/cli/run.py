@@ -30,9 +30,10 @@ from runtime.notify import Notifier
 from runtime.ratelimit import BudgetLimits
 from runtime.settings import Settings, resolve_interval
 from runtime.telemetry import LogSetup, configure_logging
+from supervisors.cli.backfill import FETCH_AGAIN
 from supervisors.cli.exits import Exit, decisive
 from supervisors.cli.options import LOG_FILE, add_config_options, loaded_from, secrets_in
-from supervisors.cli.progress import show_progress
+from supervisors.cli.progress import nothing_new, show_progress
 from supervisors.cli.runnable import check_runnable
 from supervisors.cli.said import say_when_stored
 from supervisors.cli.service import Service, open_history
@@ -278,9 +279,12 @@ async def _run_tree(parts: Parts, mode: RunMode, service: Service) -> int:
 
 
 def _verdict(board: Board, mode: RunMode) -> int:
-    failed = [job for job in board.jobs.values() if job.error]
+    """The last word. A standing run answers for its standing jobs: a backfill was told to whoever asked for it."""
+    failed = [job for key, job in board.jobs.items() if job.error and (mode.until_idle or key.startswith("history/"))]
     for job in failed:
         sys.stderr.write(f"pipeline: {job.symbol} {job.kind}: {job.error}\n")
+    if mode.only_jobs and nothing_new(board):
+        sys.stderr.write(FETCH_AGAIN)
     return Exit.NO if failed and mode.until_idle else Exit.FINE
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
+import structlog
 
 from actors.downloader import jobs as jobs_module
 from actors.downloader.jobs import BackfillJob, HistoryJob, Position
+from actors.downloader.lane import Lane
 from actors.downloader.memory import MemoryHistory
 from actors.market import schema
 from actors.market.coverage import IntervalSet, coverage_records
@@ -94,3 +97,25 @@ def test_a_position_with_notes_fits_and_comes_back(count):
     if count <= 1:
         assert (back.noted, back.covered) == (position.noted, position.covered)
     assert back.after_slice(0, 1, jobs_module.Wanted(job="r", from_ns=0, to_ns=1, refetch=True)).noted == back.noted
+
+
+async def test_one_refusal_is_one_line_however_often_it_is_met(kit, autojump_clock, monkeypatch):
+    """Found by a user: behind a live stream an unknown symbol was an error three times in 40 ms."""
+    said, refusals, give_up, context = [], [], Lane._give_up, kit.Rig.context
+
+    async def counted(lane, wanted, why):
+        refusals.append(why)
+        await give_up(lane, wanted, why)
+
+    def listening(rig):
+        log = structlog.wrap_logger(
+            structlog.ReturnLogger(), processors=[lambda _, __, event: said.append(event["event"]) or ""]
+        )
+        return attrs.evolve(context(rig), log=log)
+
+    monkeypatch.setattr(Lane, "_give_up", counted)
+    monkeypatch.setattr(kit.Rig, "context", listening)
+    rig, *_ = refused(kit, 2)
+    rig.limits = attrs.evolve(rig.limits, permanent_retry_s=60.0)
+    await rig.run_until(lambda: len(refusals) == 3)
+    assert said.count("history_refused") == 1

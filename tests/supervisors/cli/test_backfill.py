@@ -9,8 +9,10 @@ import pytest
 
 from actors.downloader.job_files import write_job
 from actors.downloader.jobs import BackfillJob
-from runtime.board import Board
+from runtime.board import Board, JobState
 from supervisors.cli.backfill import Order, Watch, same_job
+from supervisors.cli.progress import Meter, last_line, nothing_new
+from supervisors.cli.run import RunMode, _verdict
 
 ORDER = Order(symbols=("C:EURUSD",), kinds=("quotes",), from_ns=0, to_ns=60 * 10**9, refetch=False)
 
@@ -85,3 +87,61 @@ def test_an_outage_of_a_sink_is_not_waited_for(watch):
 def test_the_job_file_is_what_the_downloader_reads(tmp_path):
     path = write_job(tmp_path, BackfillJob(id="a", **attrs.asdict(ORDER)))
     assert json.loads(path.read_text())["symbols"] == ["C:EURUSD"]
+
+
+def test_the_last_word_after_waiting_is_what_holds_and_not_what_the_live_stream_still_brings(watch):
+    board = Board()
+    for end, verified in ((100, 100), (200, 150), (300, 250)):  # live data goes on behind the job
+        watch.look(status(end=end, verified=verified), board)
+    assert watch.verdict == "done and verified"
+    reading = Meter().look(board, 0.0)
+    assert reading.waiting_for == ("bridge.timescale",)
+    assert last_line(reading, watch.verdict, is_new=True) == "history 100.0%, 7 rows, 0 rows/s, done and verified"
+
+
+def test_the_last_word_of_a_job_that_was_left_alone_is_the_reading(watch):
+    board = Board()
+    assert not watch.look(status(done=False), board)
+    assert watch.verdict == ""
+
+
+def test_the_last_word_does_not_call_a_refused_or_undelivered_job_done():
+    refused, down = Watch(parts=("j1/C:EURUSD/quotes",)), Watch(parts=("j1/C:EURUSD/quotes",))
+    while not refused.look(status(error="unknown symbol"), Board()):
+        pass
+    down.look(status(verified=0, down="connection refused"), Board())
+    assert (refused.verdict, down.verdict) == ("refused in part, the rest verified", "durable, to be delivered")
+
+
+def test_what_is_there_already_is_said_to_be(watch):
+    board = Board()
+    answer = status()
+    answer["jobs"]["j1/C:EURUSD/quotes"]["asked"] = False
+    watch.look(answer, board)
+    assert nothing_new(board)
+    reading = Meter().look(board, 0.0)
+    assert last_line(reading, "done and verified", is_new=False) == "already there, nothing fetched, done and verified"
+    watch.look(status(), board)
+    assert not nothing_new(board)  # the control: somebody was asked, and gave no row or some
+
+
+def test_a_kind_that_a_symbol_does_not_have_is_told_when_it_was_asked_for(pipeline):
+    argv = ("C:EURUSD", "X:BTCUSD", "--from", "-2h", "--to", "-1h", "--set", "embedded.market=false")
+    assert pipeline("backfill", *argv, "--kind", "quotes,trades").err.splitlines()[:2] == [
+        "pipeline backfill: C:EURUSD has no trades: left out",
+        "pipeline backfill: X:BTCUSD has no quotes: left out",
+    ]
+    assert "left out" not in pipeline("backfill", *argv).err  # the default means what there is
+
+
+def test_the_last_word_of_a_standing_run_is_not_about_somebody_elses_backfill(capsys):
+    refused = {"from_ns": 0, "to_ns": 1, "done_to_ns": 0, "error": "unknown symbol"}
+    board = Board()
+    board.jobs["j1/C:EURUSX/quotes"] = JobState(symbol="C:EURUSX", kind="quotes", **refused)
+    assert _verdict(board, RunMode()) == 0
+    assert capsys.readouterr().err == ""
+    assert _verdict(board, RunMode(until_idle=True, only_jobs=True)) == 1
+    assert capsys.readouterr().err == "pipeline: C:EURUSX quotes: unknown symbol\n"
+    board.jobs = {"history/C:EURUSX/quotes": JobState(symbol="C:EURUSX", kind="quotes", **refused)}
+    assert _verdict(board, RunMode()) == 0
+    assert capsys.readouterr().err == "pipeline: C:EURUSX quotes: unknown symbol\n"
