@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.abc import MetaPathFinder
 from pathlib import Path
-from typing import NoReturn
 
 import attrs
 import pyarrow as pa
@@ -32,6 +31,7 @@ from runtime.settings import Settings, resolve_interval
 from runtime.telemetry import LogSetup, configure_logging
 from supervisors.cli.backfill import FETCH_AGAIN
 from supervisors.cli.exits import Exit, decisive
+from supervisors.cli.leave import has_left, leave_by_force, leave_soon
 from supervisors.cli.options import LOG_FILE, add_config_options, loaded_from, secrets_in
 from supervisors.cli.progress import nothing_new, show_progress
 from supervisors.cli.runnable import check_runnable
@@ -100,12 +100,16 @@ class RunMode:
 
 def run_pipeline(settings: Settings, mode: RunMode, *, reread: Callable[[], Settings] | None = None) -> int:
     """Run the pipeline in this process; returns the exit code. `reread` reads the configuration anew for a reload.
+    Afterwards the process hears no signals any more: it is about to end.
 
     Raises: what `cli.exits` maps.
     """
     _keep_memory_small()
     with _no_pandas():
-        return trio.run(_main, settings, mode, reread)
+        try:
+            return trio.run(_main, settings, mode, reread)
+        finally:
+            has_left()
 
 
 class _NoPandas(MetaPathFinder):
@@ -170,6 +174,7 @@ async def _main(settings: Settings, mode: RunMode, reread: Callable[[], Settings
     notifier = Notifier.from_environment(os.environ)
     parts = await trio.to_thread.run_sync(partial(open_parts, settings, plan, seams))
     admin = Admin()
+    restarts, error = None, None
     try:
         _log_to_file(settings, seams, mode)
         restarts = await open_history(parts.disk, settings.pipeline.data_dir, seams.clock.wall_ns, os.getpid())
@@ -186,12 +191,15 @@ async def _main(settings: Settings, mode: RunMode, reread: Callable[[], Settings
         )
         return await _run_noted(parts, mode, service)
     except BaseException as exc:
+        error = exc
         if stuck := admin.leftovers():
             await _close(parts, stuck)
-            _leave(stuck, exc)
+            leave_by_force(stuck, *decisive(exc))  # what went wrong first decides the code
         raise
     finally:
         await _close(parts, ())
+        if restarts is not None:
+            leave_soon(error, restarts.end_at_once)
 
 
 async def _close(parts: Parts, stuck: tuple[str, ...]) -> None:
@@ -201,14 +209,6 @@ async def _close(parts: Parts, stuck: tuple[str, ...]) -> None:
             await trio.to_thread.run_sync(parts.close, abandon_on_cancel=True)
     parts.listener.close()
     parts.endpoints.sync({})
-
-
-def _leave(stuck: tuple[str, ...], error: BaseException) -> NoReturn:
-    """By force: with a task that does not end `trio.run` could not return. What went wrong first decides the code."""
-    code, one = decisive(error)
-    sys.stderr.write(f"pipeline: {describe(one)}\npipeline: leaving by force, not stopped: {', '.join(stuck)}\n")
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _use(parts: Parts, mode: RunMode, settings: Settings) -> None:

@@ -24,6 +24,7 @@ from runtime.errors import ConfigError
 from runtime.metrics import Metrics
 from runtime.notify import Notifier, feed_watchdog
 from runtime.settings import Settings
+from supervisors.cli.leave import SIGNALS, ignore_from_now_on
 from supervisors.cli.reload import carry_out, compare
 from supervisors.engine.admin import Admin
 from supervisors.engine.events import Event, EventKind, Report, report_to
@@ -36,6 +37,8 @@ HISTORY_FILE = "restarts.jsonl"
 SAVE_S, WRITE_LOOK_S = 1.0, 0.05
 CLOSE_S = 4.0
 """For the last save of the history."""
+READ_S = 10.0
+"""For reading the configuration anew."""
 EXTEND_EVERY_S, EXTEND_S = 10.0, 30.0
 LONG_HOLD_S = 1.0
 """A step that holds the loop for so long is a warning; shorter ones, on a busy machine, are information."""
@@ -77,6 +80,11 @@ class HistoryFile:
         self._is_writing = True
         await trio.to_thread.run_sync(partial(self._write, entries), abandon_on_cancel=True)
         self._saved = changes
+
+    def end_at_once(self, outcome: str) -> None:
+        """Note how the process ends, and write it on this thread: there is nobody else any more."""
+        self.history.note("pipeline", "process_ended", outcome)
+        self._write(self.history.entries())
 
     def _write(self, entries: list[Entry]) -> None:
         try:
@@ -124,6 +132,8 @@ class Service:
     """Reads the configuration anew (blocking); None = this kind of run has nothing to reload."""
     stop: trio.Event = attrs.field(factory=trio.Event)
     ready: trio.Event = attrs.field(factory=trio.Event)
+    _reading: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
+    """A reading that hangs (a pipe, a network mount) takes no thread from anybody else, nor does the next one."""
 
     def report(self) -> Report:
         """What the tree reports to: the log and the board, the history, systemd."""
@@ -181,7 +191,8 @@ class Service:
     async def _hear_signals(self, wishes: trio.MemorySendChannel[None], *, task_status: trio.TaskStatus[None]) -> None:
         """SIGHUP reloads; but when the terminal we run on hangs up, it stops. SIGINT and SIGTERM ask for the stop."""
         has_terminal = sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        ignore_from_now_on()
+        with trio.open_signal_receiver(*SIGNALS) as signals:
             task_status.started()
             async for number in signals:
                 if number == signal.SIGHUP and not has_terminal:
@@ -208,10 +219,13 @@ class Service:
         if self.reread is None or not self.ready.is_set() or self.admin.is_stopping:
             return "reload refused: not while it starts, stops, or runs one job"
         try:
-            wanted = await trio.to_thread.run_sync(self.reread, abandon_on_cancel=True)
+            with trio.fail_after(READ_S):
+                wanted = await trio.to_thread.run_sync(self.reread, abandon_on_cancel=True, limiter=self._reading)
             change = compare(self.settings, wanted)
         except ConfigError as exc:
             return f"reload refused, nothing changed: {'; '.join(str(exc).splitlines())}"
+        except trio.TooSlowError:
+            return f"reload refused, nothing changed: the configuration could not be read within {READ_S:g} s"
         except Exception as exc:  # noqa: BLE001 - a bug in reading it, or a file like no other
             structlog.stdlib.get_logger("supervisor").error("reload_failed", exc_info=exc)
             return f"reload refused, nothing changed: cannot be read: {describe(exc)}"

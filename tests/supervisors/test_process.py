@@ -276,6 +276,36 @@ def test_a_fatal_error_first_and_an_unstoppable_child_after_it_still_end_the_pro
     assert run.cli("log", "verify").returncode == 0
 
 
+@pytest.mark.parametrize(("rogues", "code"), [("generator", 70), ("generator,loses", 74)])
+def test_a_forgotten_generator_cannot_keep_the_process_after_its_stop(run, rogues: str, code: int) -> None:
+    run.start(rogues)
+    run.manager.wait_for("READY=1")
+    began = time.monotonic()
+    if code == 70:
+        run.send(signal.SIGTERM)
+    assert run.wait(30) == code
+    assert time.monotonic() - began < 15
+    assert {"pipeline/core/storage/buffer", "pipeline/health"} <= run.named("actor_stopped").keys()
+    last = run.cli("status").stdout.splitlines()[-1]
+    assert f"process_ended exit {code}: UnstoppableChild: something outlived the tree: " in last
+    assert "rogues.py" in last
+    assert "_endless" in last
+    assert "leaving by force" in (run.folder / "out").read_text()
+
+
+def test_signals_while_the_process_leaves_change_nothing(run) -> None:
+    run.start()
+    run.manager.wait_for("READY=1")
+    run.send(signal.SIGTERM)
+    assert run.process is not None
+    while run.process.poll() is None:
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            run.send(number)
+        time.sleep(0.002)
+    assert run.wait(1) == 0
+    assert run.cli("status").stdout.splitlines()[-1].endswith("pipeline process_ended exit 0")
+
+
 def test_control_without_knowing_what_is_left_the_process_stays(run) -> None:
     run.start("swallows,loses,blind")
     run.manager.wait_for("READY=1")
@@ -336,13 +366,13 @@ def test_the_unit_is_accepted_by_systemd_analyze(tmp_path) -> None:
 
 def test_the_unit_keeps_what_the_program_promises() -> None:
     """Numbers and codes that stand in two places."""
-    from supervisors.cli import run, service
+    from supervisors.cli import leave, run, service
     from supervisors.cli.exits import Exit
     from supervisors.engine.run import OVERTIME_S
 
     values = dict(line.split("=", 1) for line in UNIT.read_text().splitlines() if "=" in line and line[0] not in "#[")
     assert values["Type"] == "notify-reload"
-    longest_s = run.SHUTDOWN_S + OVERTIME_S + service.CLOSE_S + run.CLOSE_S
+    longest_s = run.SHUTDOWN_S + OVERTIME_S + service.CLOSE_S + run.CLOSE_S + leave.LEAVE_S
     assert float(values["TimeoutStopSec"]) > longest_s
     assert int(values["RestartPreventExitStatus"]) == Exit.CONFIG
     assert float(values["WatchdogSec"]) > 2 * 25  # the longest grace of an actor, twice

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import AsyncIterator
 
 import attrs
 import trio
@@ -81,6 +82,23 @@ class LeaksStubborn:
         await trio.sleep(1)
 
 
+async def _endless() -> AsyncIterator[int]:
+    try:
+        yield 1
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.sleep_forever()
+
+
+class LeaksGenerator:
+    """Forgets an async generator whose cleanup nothing ends; Trio runs it, in a task that nobody owns."""
+
+    async def run(self, ctx: ActorContext) -> None:
+        ctx.ready()
+        await anext(_endless())
+        await ctx.drain_requested.wait()
+
+
 class LosesDisk:
     """Ends with the error after which the process must stop, with a code of its own."""
 
@@ -98,6 +116,7 @@ KINDS = {
     "cleanup": FailsInCleanup,
     "group": RaisesGroup,
     "leaks": LeaksNursery,
+    "generator": LeaksGenerator,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from runtime.disk_memory import MemoryDisk
 from runtime.entropy import SeededEntropy
 from runtime.metrics import BoardCollector, render
 from runtime.settings import Settings
+from supervisors.cli import service as service_module
 from supervisors.cli.service import EXTEND_EVERY_S, HistoryFile, HoldReport, Service, open_history, signs_of_work
 from supervisors.engine.history import History
 
@@ -223,6 +225,29 @@ async def test_a_reload_never_ends_the_process_and_says_what_happened(
     assert heard.readied == [said, said]
     assert [record["outcome"] for record in logs if record["event"] == "reload"] == [said, said]
     assert [line.split(" ", 1)[1] for line in service.history.history.recent()] == [f"pipeline reload {said}"] * 2
+
+
+async def test_a_configuration_that_cannot_be_read_in_time_is_refused_and_takes_one_thread(
+    seams, world, monkeypatch
+) -> None:
+    """A named pipe, or a mount that hangs; real threads, so a short limit instead of a virtual clock."""
+    monkeypatch.setattr(service_module, "READ_S", 0.05)
+    began, go_on = [], threading.Event()
+
+    def reread() -> Settings:
+        began.append(1)
+        go_on.wait(10)
+        return Settings()
+
+    service = service_of(seams, world, reread=reread)
+    service.ready.set()
+    for _ in range(3):
+        said = await service._reload()
+        assert said == "reload refused, nothing changed: the configuration could not be read within 0.05 s"
+    assert len(began) == 1
+    go_on.set()
+    monkeypatch.setattr(service_module, "READ_S", 10.0)
+    assert await service._reload() == "reloaded, nothing changed"
 
 
 async def test_a_reload_in_a_stop_takes_nothing_back_of_stopping(autojump_clock, seams, world) -> None:
