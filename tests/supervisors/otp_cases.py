@@ -274,6 +274,7 @@ CASES = (
         "ungrouped (23)",
         "do_not_save_start_parameters_for_temporary_children",
         "less memory than permanent/transient, 4 strategies",
+        deviation="they go when the child does, not while it runs",
     ),
     Case(76, "ungrouped (23)", "do_not_save_child_specs_for_temporary_children", "3 strategies x 4 ways of ending"),
     Case(

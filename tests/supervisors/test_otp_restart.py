@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from runtime.errors import RestartIntensityExceeded, Shutdown
+from supervisors.engine.admin import Presence
 from supervisors.engine.child import AutoShutdown, Restart
 
 
@@ -105,7 +106,9 @@ def group(world, mode: AutoShutdown, *children, **options):
 
 
 async def is_up(world) -> bool:
-    return "inner" in {c.id for c in await world.admin.which_children("root")}
+    """It runs, and still does when all has come to rest: a transient one that has ended stays known, idle."""
+    await world.settle()
+    return (Presence.RUNNING, "inner") in {(c.presence, c.id) for c in await world.admin.which_children("root")}
 
 
 @pytest.mark.otp(57, 58)
@@ -176,6 +179,8 @@ async def test_death_through_a_sibling_does_not_trigger(autojump_clock, world, s
     async with world.running(world.sup("root", "one_for_one", inner)):
         await world.crash("a")
         assert await is_up(world)
+        known = {c.id for c in await world.admin.which_children("root/inner")}
+        assert known == ({"a", "s"} if strategy == "one_for_one" else {"a"})
 
 
 @pytest.mark.otp(63)
