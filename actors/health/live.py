@@ -35,6 +35,9 @@ class EventStreams:
 
     async def events(self, status: Callable[[], Mapping[str, Any]]) -> AsyncIterator[bytes]:
         """One `status` event a second. What a slow reader does not take is not made: nothing piles up."""
+        if self.is_full:  # several were let in at the same moment
+            yield b"retry: 10000\n\n"
+            return
         self._open += 1
         try:
             end_s = trio.current_time() + STREAM_S_MAX
@@ -82,6 +85,6 @@ def _one_of(name: str, wanted: str | None, known: list[str]) -> str:
 def _limit(text: str | None) -> int:
     if text is None:
         return BARS_SHOWN
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= BARS_PER_SERIES):
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and 0 < int(text) <= BARS_PER_SERIES):
         raise ConfigError(f"limit: expected a number from 1 to {BARS_PER_SERIES}")
     return int(text)

@@ -13,6 +13,7 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from actors.market.decimals import Bools, Floats, Ints, prints_back
 from actors.market.flags import Flag
@@ -35,6 +36,8 @@ PRICE_BOUNDS: dict[AssetClass, tuple[float, float]] = {
     AssetClass.CRYPTO: (1e-15, 1e9),
     AssetClass.STOCK: (1e-5, 1e8),
 }
+TEXT_BYTES_MAX = 255
+"""Of an id or of conditions. NUL is refused too: PostgreSQL stores none, and one such row would stop its delivery."""
 POWER_OF_TEN_ROWS_MIN = 20
 POWER_OF_TEN_TOLERANCE = 0.05
 """In log10: within 12 % of ten, a hundred, a tenth … of the batch's median. Currencies only: coins do move tenfold."""
@@ -51,6 +54,7 @@ class Reason(StrEnum):
     PRICE_DIGITS = "price-digits"
     PRICE_ABSURD = "price-absurd"
     SIZE_INVALID = "size-invalid"
+    TEXT_INVALID = "text-invalid"
     BAR_SHAPE = "bar-shape"
     BAR_VOLUME = "bar-volume"
 
@@ -123,6 +127,9 @@ def validate_trades(  # noqa: PLR0913 - one argument per column of the vendor's 
     texts = [
         pa.nulls(len(ts_ns), pa.string()) if t is None else pa.array(t, pa.string()) for t in (trade_id, conditions)
     ]
+    for text in texts:
+        bad = pc.or_(pc.match_substring(text, "\0"), pc.greater(pc.binary_length(text), TEXT_BYTES_MAX))
+        verdict.reject(pc.fill_null(bad, False).to_numpy(zero_copy_only=False), Reason.TEXT_INVALID)
     columns = [ts_ns, price, size, *texts]
     return _split(verdict, TRADES, (symbol, source), columns, _future_flags(ts_ns, now_ns), ts_ns, raw)
 

@@ -111,7 +111,14 @@ async def test_candles_without_a_wish_are_the_first_series_and_a_wrong_one_names
     assert answer["series"] == {EUR: {"1m": ["bid"]}, BTC: {"1m": ["last"]}}
     assert answer["bars"][0]["ts"] == T0 // 10**6
     assert (await candles({"symbol": BTC, "limit": "1"}, recent, board))["bars"][0]["ts"] == (T0 + MINUTE) // 10**6
-    for wrong in ({"symbol": "C:X"}, {"timeframe": "2m"}, {"basis": "last"}, {"limit": "0"}, {"limit": "1e3"}):
+    for wrong in (
+        {"symbol": "C:X"},
+        {"timeframe": "2m"},
+        {"basis": "last"},
+        {"limit": "0"},
+        {"limit": "1e3"},
+        {"limit": "000000001999"},
+    ):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             await candles(wrong, recent, board)
 
@@ -189,6 +196,17 @@ async def test_streams_are_counted_end_by_themselves_and_free_their_place(autoju
     async for _ in streams.events(dict):
         assert streams.is_full
     assert trio.current_time() - start == pytest.approx(live.STREAM_S_MAX, abs=2)
+    assert not streams.is_full
+
+
+async def test_streams_let_in_at_the_same_moment_are_no_more_than_allowed(autojump_clock, monkeypatch):
+    monkeypatch.setattr(live, "STREAMS_MAX", 1)
+    streams = EventStreams()
+    first, second = streams.events(dict), streams.events(dict)
+    assert b"status" in [await anext(first), await anext(first)][1]
+    assert [chunk async for chunk in second] == [b"retry: 10000\n\n"]
+    assert streams.is_full
+    await first.aclose()
     assert not streams.is_full
 
 

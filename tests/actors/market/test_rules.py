@@ -117,6 +117,24 @@ def test_a_coin_may_move_tenfold():
     assert got.rejected.num_rows == 0
 
 
+def test_a_text_that_no_database_takes_costs_its_row_and_no_delivery():
+    """PostgreSQL: 22021 for NUL. Nothing behind such a row would ever be stored."""
+    ids = ["a", "a\0b", "x" * 256, None, "\0", "x" * 255]
+    n = len(ids)
+    got = validate_trades(
+        "X:BTCUSD",
+        "polygon",
+        np.arange(T, T + n),
+        np.full(n, 61837.5),
+        np.full(n, 0.5),
+        ids,
+        ["1"] * n,
+        now_ns=NOW,
+        raw=lambda rows: [f"row {r}" for r in rows],
+    )
+    assert reasons(got) == {f"row {i}": "text-invalid" for i in (1, 2, 4)}
+
+
 def test_trades_keep_ids_and_conditions_and_refuse_sizes_that_are_none():
     got = validate_trades(
         "X:BTCUSD",
