@@ -86,6 +86,21 @@ class OpenBars:
 
 
 @attrs.frozen(kw_only=True)
+class LiveState:
+    """The last tick that a live feed brought, as it came, and how many come."""
+
+    symbol: str
+    kind: str
+    prices: tuple[float, ...]
+    """quotes: bid, ask; trades: the price. NaN where the vendor gave none."""
+    ts_ns: int
+    """The vendor's time of it."""
+    heard_s: float
+    """Monotonic: when it came."""
+    ticks_per_s: float
+
+
+@attrs.frozen(kw_only=True)
 class MarketClockState:
     """The vendor's clock against ours."""
 
@@ -148,6 +163,8 @@ class Board:
     """Short named facts for people, e.g. `vendor` -> `polygon`."""
     open_candles: dict[str, OpenBars] = attrs.field(factory=dict)
     """By symbol; at most every 250 ms, by the aggregator."""
+    live: dict[str, LiveState] = attrs.field(factory=dict)
+    """By `symbol/kind`; every half second, by the live downloader."""
     market_clock: MarketClockState | None = None
     """By whoever asks the vendor; None while nobody did."""
     log: LogState | None = None

@@ -6,6 +6,7 @@ import attrs
 import trio
 
 from actors.downloader.jobs import ceil_minute, floor_minute
+from actors.downloader.live_facts import LiveFacts
 from actors.downloader.live_feed import LiveFeed, LiveMoment
 from actors.downloader.live_watch import Contiguity, Silence, SilenceLimits
 from actors.downloader.port import Alive, LiveSource, LiveStream, Ticks, TimeSource
@@ -19,7 +20,7 @@ from runtime.market_clock import MarketClock
 
 PROGRESS_S = 5.0
 LOOK_S = 0.5
-"""How often silence is judged."""
+"""How often silence is judged, and the board told of the last ticks."""
 
 
 @attrs.frozen(kw_only=True)
@@ -64,6 +65,7 @@ class LiveGroup:
     _silence: Silence = attrs.field(init=False)
     _tries: BackoffCounter = attrs.field(init=False)
     _began_s: float = attrs.field(init=False)
+    _facts: dict[tuple[str, str], LiveFacts] = attrs.field(factory=dict)
     _first_data_s: float | None = None
     _last_data_s: float = 0.0
 
@@ -71,6 +73,7 @@ class LiveGroup:
         self._silence = Silence(symbols=self.symbols, limits=self.limits.silence)
         self._tries = BackoffCounter(self.limits.backoff)
         self._began_s = trio.current_time()
+        self._facts = {key: LiveFacts(began_s=self._began_s) for key in self.feeds}
 
     @property
     def name(self) -> str:
@@ -153,6 +156,7 @@ class LiveGroup:
                 flush_s = trio.current_time() + self.limits.linger_s
             if now_s >= look_s:
                 self._judge_silence(now_s)
+                self._tell_last(now_s)
                 look_s = now_s + LOOK_S
             with trio.move_on_at(flush_s):
                 for event in await stream.receive():
@@ -172,6 +176,7 @@ class LiveGroup:
         self._first_data_s = now_s if self._first_data_s is None else self._first_data_s
         self._last_data_s = now_s
         feed.push(event, now_s)
+        self._facts[event.symbol, event.kind].saw(event, now_s)
         if feed.pending_rows >= self.limits.rows_max:
             moment = self._moment(watch)
             await feed.flush(moment, rows_only=True)
@@ -209,6 +214,11 @@ class LiveGroup:
             return  # what became of it is found in the log at the next start
 
     # --- the board, and patience
+
+    def _tell_last(self, now_s: float) -> None:
+        for (symbol, kind), facts in self._facts.items():
+            if (state := facts.look(now_s)) is not None:
+                self.ctx.board.live[f"{symbol}/{kind}"] = state
 
     def _tell_up(self, session: str, seam_ns: int, stream: LiveStream) -> None:
         refused = "; ".join(f"{symbol}: {why}" for symbol, why in sorted(stream.refused.items()))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
 from actors.health.probes import Probes
-from runtime.board import Board, ChildState
+from runtime.board import Board, ChildState, LiveState
 from runtime.clock import Clock, format_ns
 from runtime.mailbox import Mailbox
 from runtime.settings import redact_dsn
@@ -35,6 +36,7 @@ def report(probes: Probes, about: About, board: Board, clock: Clock) -> dict[str
         "started": format_ns(about.started_ns // 1_000_000_000 * 1_000_000_000),
         "listen": about.listen,
         "log": attrs.asdict(board.log) if board.log is not None else None,
+        "live": {name: _live(state, now_s) for name, state in sorted(board.live.items())},
         "market_clock": attrs.asdict(board.market_clock) if board.market_clock is not None else None,
         "jobs_idle": board.jobs_idle,
         "idle": board.is_idle,
@@ -76,6 +78,19 @@ def _job(fields: dict[str, Any]) -> dict[str, Any]:
     span_ns = max(1, fields["to_ns"] - fields["from_ns"])
     done_ns = span_ns if fields["finished"] else min(max(0, fields["done_to_ns"] - fields["from_ns"]), span_ns)
     return {**fields, "from": format_ns(fields["from_ns"]), "to": format_ns(fields["to_ns"]), "done": done_ns / span_ns}
+
+
+def _live(state: LiveState, now_s: float) -> dict[str, Any]:
+    prices = [price if math.isfinite(price) else None for price in state.prices]
+    age_s = max(0.0, now_s - state.heard_s)
+    return {
+        "symbol": state.symbol,
+        "kind": state.kind,
+        "prices": prices,
+        "ts": format_ns(state.ts_ns),
+        "age_s": round(age_s, 1),
+        "ticks_per_s": round(state.ticks_per_s, 2),
+    }
 
 
 def _mailbox(inbox: Mailbox[Any]) -> Mapping[str, object]:

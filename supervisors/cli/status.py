@@ -98,8 +98,9 @@ def lines(status: Mapping[str, Any]) -> Iterator[str]:
         yield f"  ! {_plain(reason)}"
     if log := status["log"]:
         left = log["seconds_until_loss"]
-        room = f", full in {duration(left)} at this pace" if left is not None else ""
+        room = f", room for {duration(left)} if no database takes anything" if left is not None else ""
         yield f"log: {log['records_accepted']:,} rows accepted, {log['bytes']:,} bytes in {log['segments']} files{room}"
+    yield from _table("live", (live_cells(state) for state in status.get("live", {}).values()))
     yield from _table("history", (_job(job) for _, job in sorted(status["jobs"].items())))
     end = (status["log"] or {}).get("end_position", 0)
     yield from _table("readers", (_consumer(name, c, end) for name, c in sorted(status["consumers"].items())))
@@ -109,6 +110,13 @@ def lines(status: Mapping[str, Any]) -> Iterator[str]:
     yield from _table("tree", (_child(child) for child in status["tree"]))
     yield from restart_lines(status.get("restarts", ()))
     yield from _table("endpoints", sorted(status["endpoints"].items()))
+
+
+def live_cells(state: Mapping[str, Any]) -> tuple[str, ...]:
+    """Symbol and kind, price or bid and ask, pace, age of the last tick. Pure."""
+    prices = " / ".join("?" if price is None else f"{price:.10g}" for price in state["prices"])
+    pace, age_s = state["ticks_per_s"], state["age_s"]
+    return f"{state['symbol']} {state['kind']}", prices, f"{pace:,.1f} ticks/s", f"last tick {age_s:,.1f} s ago"
 
 
 def _job(job: Mapping[str, Any]) -> tuple[str, ...]:

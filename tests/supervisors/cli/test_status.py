@@ -8,7 +8,7 @@ import pytest
 
 from actors.health.probes import Probes
 from actors.health.report import About, report
-from runtime.board import Board, ChildState, ConsumerState, DependencyState, JobState, LogState
+from runtime.board import Board, ChildState, ConsumerState, DependencyState, JobState, LiveState, LogState
 from runtime.config import load
 from runtime.errors import ConfigError, NotConnected
 from runtime.mailbox import Mailbox
@@ -53,7 +53,7 @@ def test_everything_worth_knowing_is_in_it():
     for words in (
         "holdfast: degraded",
         "! timescale: down, refused",
-        "1,234 rows accepted, 4,096 bytes in 1 files, full in 1 min 30 s at this pace",
+        "1,234 rows accepted, 4,096 bytes in 1 files, room for 1 min 30 s if no database takes anything",
         "12.5%",
         "verified 25.0%",
         "9 rows behind",
@@ -126,3 +126,30 @@ def test_the_last_restarts_are_told_also_when_nothing_runs(tmp_path, capsys):
     assert out[1] == "  2023-11-14T22:13:20Z pipeline process_started pid 7"
     assert out[2].startswith("  2023-11-14T22:13:20Z pipeline/core/x actor_crashed crashed: OSError: disk [2J <")
     assert out[2].endswith("> -> restart [2 restarts left]")
+
+
+def test_what_is_live_is_one_line_for_each_symbol_and_kind():
+    board = Board()
+    board.live["X:BTCUSD/trades"] = LiveState(
+        symbol="X:BTCUSD", kind="trades", prices=(61234.5,), ts_ns=0, heard_s=99.5, ticks_per_s=12.34
+    )
+    board.live["C:EURUSD/quotes"] = LiveState(
+        symbol="C:EURUSD", kind="quotes", prices=(1.0850, float("nan")), ts_ns=0, heard_s=40.0, ticks_per_s=0.0
+    )
+    text = text_of(board)
+    assert text[text.index("live:") :].splitlines()[:3] == [
+        "live:",
+        "  C:EURUSD quotes  1.085 / ?  0.0 ticks/s   last tick 60.0 s ago",
+        "  X:BTCUSD trades  61234.5    12.3 ticks/s  last tick 0.5 s ago",
+    ]
+    assert "live:" not in text_of(Board())  # an older process, or one that follows nothing
+
+
+def test_a_log_that_is_trimmed_is_not_said_to_fill_up():
+    board = Board(
+        log=LogState(
+            log_id="l", end_position=1, bytes=1, segments=1, records_accepted=1, seconds_until_loss=43 * 86400.0
+        )
+    )
+    assert "room for 43 days if no database takes anything" in text_of(board)
+    assert "full in" not in text_of(board)
