@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from pathlib import Path
 
@@ -207,9 +208,10 @@ def broken(tmp_path: Path) -> Settings:
     ],
 )
 async def test_a_reload_never_ends_the_process_and_says_what_happened(
-    autojump_clock, seams, world, tmp_path, reread, said: str
+    autojump_clock, seams, world, tmp_path, monkeypatch, reread, said: str
 ) -> None:
     """To the log, to systemd and, by the history, to `pipeline status`."""
+    monkeypatch.setattr(service_module, "READ_S", math.inf)  # a virtual clock does not wait for a thread
     heard = Said()
     service = service_of(seams, world, notifier=heard, reread=lambda: reread(tmp_path))
     service.ready.set()
@@ -250,8 +252,9 @@ async def test_a_configuration_that_cannot_be_read_in_time_is_refused_and_takes_
     assert await service._reload() == "reloaded, nothing changed"
 
 
-async def test_a_reload_in_a_stop_takes_nothing_back_of_stopping(autojump_clock, seams, world) -> None:
+async def test_a_reload_in_a_stop_takes_nothing_back_of_stopping(autojump_clock, seams, world, monkeypatch) -> None:
     """Neither one that comes then nor one that is still under way."""
+    monkeypatch.setattr(service_module, "READ_S", math.inf)  # a virtual clock does not wait for a thread
 
     async def slow(ctx) -> None:
         await trio.sleep(5)
