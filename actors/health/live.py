@@ -59,9 +59,9 @@ async def candles(query: Mapping[str, str], recent: RecentCandles, board: Board)
         names = recent.names(board.open_candles.values())
         symbol = _one_of("symbol", query.get("symbol"), sorted(names))
         timeframes = names.get(symbol, {})
-        timeframe = _one_of("timeframe", query.get("timeframe"), list(timeframes))
+        timeframe = _one_of("timeframe", query.get("timeframe"), list(timeframes), of=symbol)
         bases = [basis for basis in BASES if basis in timeframes.get(timeframe, [])]
-        basis = _one_of("basis", query.get("basis"), bases)
+        basis = _one_of("basis", query.get("basis"), bases, of=symbol)
         opened = board.open_candles.get(symbol)
         bars = recent.bars((symbol, timeframe, basis), opened, _limit(query.get("limit")))
     return {
@@ -74,11 +74,12 @@ async def candles(query: Mapping[str, str], recent: RecentCandles, board: Board)
     }
 
 
-def _one_of(name: str, wanted: str | None, known: list[str]) -> str:
+def _one_of(name: str, wanted: str | None, known: list[str], *, of: str = "") -> str:
     if not wanted:
         return known[0] if known else ""
     if wanted not in known:
-        raise ConfigError(f"{name}: {wanted!r} is not one of {', '.join(known) or 'none yet'}")
+        whose = f" for {of}" if of else ""
+        raise ConfigError(f"{name}: {wanted!r} is not one of {', '.join(known) or 'none yet'}{whose}")
     return wanted
 
 

@@ -258,3 +258,19 @@ def test_the_script_has_no_way_from_text_to_markup():
         assert way not in SCRIPT
     assert "</" not in SCRIPT.replace("</g", "")
     assert re.findall(r"https?://[^']+", SCRIPT) == ["http://www.w3.org/2000/svg"]  # a name, nothing is fetched there
+
+
+async def test_a_basis_that_a_symbol_does_not_have_names_the_symbol():
+    bar = OpenBar(
+        timeframe="1m", basis="mid", ts_ns=0, open=1.0, high=1.0, low=1.0, close=1.0, volume=0.0, vwap=None, ticks=1,
+        source="s",
+    )  # fmt: skip
+    board = Board()
+    board.open_candles["C:EURUSD"] = OpenBars(symbol="C:EURUSD", watermark_ns=None, bars=(bar,))
+    asked = {"symbol": "C:EURUSD", "timeframe": "1m", "basis": "last"}
+    with pytest.raises(ConfigError, match=r"^basis: 'last' is not one of mid for C:EURUSD$"):
+        await candles(asked, RecentCandles(), board)
+    with pytest.raises(ConfigError, match=r"^timeframe: '7m' is not one of 1m for C:EURUSD$"):
+        await candles({**asked, "timeframe": "7m"}, RecentCandles(), board)
+    with pytest.raises(ConfigError, match=r"^symbol: 'X' is not one of C:EURUSD$"):
+        await candles({"symbol": "X"}, RecentCandles(), board)
