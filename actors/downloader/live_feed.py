@@ -79,14 +79,18 @@ class LiveFeed:
         self._position = LivePosition.from_bytes(state.position)
         self.seam.restore(self._position)
 
-    def begin(self, session: str, seam_ns: int) -> None:
-        """A session is subscribed; never before what a former one holds, should the market's clock have gone back."""
+    def begin(self, session: str, seam_ns: int) -> int:
+        """A session is subscribed; never before what a former one holds, should the market's clock have gone back.
+
+        Returns where it begins.
+        """
         seam_ns = max(seam_ns, _ceil_minute(self._position.to_ns))
         self._session = session
         self.seam.begin(seam_ns)
         first_ns = self._position.first_ns or seam_ns
         past = self.seam.past
         self._position = LivePosition(session=session, seam_ns=seam_ns, to_ns=seam_ns, first_ns=first_ns, past=past)
+        return seam_ns
 
     def end(self) -> None:
         """The session is over."""

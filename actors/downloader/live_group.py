@@ -117,10 +117,11 @@ class LiveGroup:
     async def _session(self, stream: LiveStream) -> None:
         seam_ns = await self._seam()
         session = self.ctx.entropy.new_id()
+        begun: list[int] = []
         for (symbol, _), feed in self.feeds.items():
             if symbol not in stream.refused:
-                feed.begin(session, seam_ns)
-        self._tell_up(session, seam_ns, stream)
+                begun.append(feed.begin(session, seam_ns))
+        self._tell_up(session, max(begun, default=seam_ns), stream)
         watch = Contiguity(market=self.market, safety_s=self.limits.safety_s)
         self._silence.began(self.market.now_ns(), trio.current_time())
         try:
