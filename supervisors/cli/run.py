@@ -35,7 +35,7 @@ from supervisors.cli.leave import has_left, leave_by_force, leave_soon
 from supervisors.cli.options import LOG_FILE, add_config_options, loaded_from, secrets_in
 from supervisors.cli.progress import nothing_new, show_progress
 from supervisors.cli.runnable import check_runnable
-from supervisors.cli.said import say_when_stored
+from supervisors.cli.said import tell
 from supervisors.cli.service import Service, open_history
 from supervisors.engine.admin import Admin
 from supervisors.engine.exits import describe
@@ -263,7 +263,7 @@ async def _run_tree(parts: Parts, mode: RunMode, service: Service) -> int:
             nursery.start_soon(show_progress, parts.seams.board, parts.seams.clock, out)
             nursery.start_soon(_stop_when_idle, parts, service.stop)
         else:
-            nursery.start_soon(say_when_stored, parts.seams.board, partial(_judge, parts), out)
+            nursery.start_soon(tell, parts.seams.board, partial(_judge, parts), out)
         await run_tree(
             build_spec(parts.settings, parts, test_mode=mode.test_mode),
             seams=parts.seams,

@@ -11,6 +11,18 @@ from actors.health.probes import Status, Verdict
 from runtime.board import Board
 
 LOOK_S = 1.0
+BEAT_S = 60.0
+BEAT_FEEDS_MAX = 4
+"""More would not fit into a line."""
+
+
+async def tell(board: Board, judge: Callable[[], Verdict], out: TextIO) -> None:
+    """All of it, until cancelled; who watches a terminal sees once a minute that data moves."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(say_when_stored, board, judge, out)
+        while out.isatty():
+            await trio.sleep(BEAT_S)
+            _write(out, beat_line(judge(), board))
 
 
 async def say_when_stored(board: Board, judge: Callable[[], Verdict], out: TextIO) -> None:
@@ -31,6 +43,17 @@ def stored_line(verdict: Verdict, board: Board) -> str:
     reasons = f" ({'; '.join(verdict.reasons)})" if verdict.reasons else ""
     rows = ", ".join(f"{name} {c.records_stored:,} rows" for name, c in sorted(board.consumers.items()))
     return f"holdfast: {verdict.status.value}{reasons}; everything accepted so far is stored and verified ({rows})"
+
+
+def beat_line(verdict: Verdict, board: Board) -> str:
+    """The word of /healthz, and the last price and pace of the first feeds. Pure."""
+    feeds = sorted(board.live.values(), key=lambda state: state.symbol)
+    parts = [
+        f"{state.symbol} {' / '.join(f'{price:.10g}' for price in state.prices)}, {state.ticks_per_s:,.1f} ticks/s"
+        for state in feeds[:BEAT_FEEDS_MAX]
+    ]
+    more = [f"{len(feeds) - BEAT_FEEDS_MAX} more"] if len(feeds) > BEAT_FEEDS_MAX else []
+    return "; ".join([f"holdfast: {verdict.status.value}", *parts, *more])
 
 
 def _write(out: TextIO, text: str) -> None:

@@ -7,8 +7,8 @@ import io
 import trio
 
 from actors.health.probes import Probes
-from runtime.board import Board, ConsumerState, DependencyState, JobState, LogState
-from supervisors.cli.said import say_when_stored
+from runtime.board import Board, ConsumerState, DependencyState, JobState, LiveState, LogState
+from supervisors.cli.said import say_when_stored, tell
 
 
 def stored_board() -> Board:
@@ -59,3 +59,31 @@ def test_a_run_in_test_mode_says_that_its_data_is_in_memory(pipeline, tmp_path) 
     assert said.code == 0, said
     assert "data in memory, gone with this process" in said.err
     assert not (tmp_path / "data").exists()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+async def told_in(seconds: float, out: io.StringIO) -> list[str]:
+    board, probes = stored_board(), Probes(service="holdfast", stalled_after_s=30.0)
+    for n in range(5):
+        board.live[f"C:EURUS{n}/quotes"] = LiveState(
+            symbol=f"C:EURUS{n}", kind="quotes", prices=(1.25, 1.26), ts_ns=0, heard_s=0.0, ticks_per_s=7.04
+        )
+    with trio.move_on_after(seconds):
+        await tell(board, lambda: probes.judge(board, trio.current_time()), out)
+    return out.getvalue().splitlines()
+
+
+async def test_a_person_at_a_terminal_sees_once_a_minute_that_data_moves(autojump_clock) -> None:
+    first, *beats = await told_in(185.0, Terminal())
+    assert first.startswith("holdfast: healthy; everything accepted so far is stored")
+    assert len(beats) == 3
+    assert beats[0].startswith("holdfast: healthy; C:EURUS0 1.25 / 1.26, 7.0 ticks/s; C:EURUS1 ")
+    assert beats[0].endswith("; 1 more")
+
+
+async def test_a_file_is_not_filled_with_heartbeats(autojump_clock) -> None:
+    assert len(await told_in(3600.0, io.StringIO())) == 1
