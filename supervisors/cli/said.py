@@ -11,6 +11,8 @@ from actors.health.probes import Status, Verdict
 from runtime.board import Board
 
 LOOK_S = 1.0
+GRACE_S = 30.0
+"""What is still coming up so long after the start is told as what is wrong."""
 BEAT_S = 60.0
 BEAT_FEEDS_MAX = 4
 """More would not fit into a line."""
@@ -27,15 +29,33 @@ async def tell(board: Board, judge: Callable[[], Verdict], out: TextIO) -> None:
 
 async def say_when_stored(board: Board, judge: Callable[[], Verdict], out: TextIO) -> None:
     """A line when everything so far is stored and, if something is not well then, another when it has become so."""
-    while True:
-        while not board.is_idle:  # noqa: ASYNC110
-            await trio.sleep(LOOK_S)
-        verdict = judge()
-        _write(out, stored_line(verdict, board))
-        if verdict.status is Status.HEALTHY:
-            return
-        while judge().status is not Status.HEALTHY:  # noqa: ASYNC110
-            await trio.sleep(LOOK_S)
+    await _until_stored(board)
+    with trio.move_on_after(GRACE_S):
+        await _until_healthy(judge)
+    _write(out, stored_line(verdict := judge(), board))
+    if verdict.status is not Status.HEALTHY:
+        await _until_healthy(judge)
+        await _until_stored(board)
+        _write(out, stored_line(judge(), board))
+
+
+async def _until_healthy(judge: Callable[[], Verdict]) -> None:
+    while judge().status is not Status.HEALTHY:  # noqa: ASYNC110
+        await trio.sleep(LOOK_S)
+
+
+async def _until_stored(board: Board) -> None:
+    """What was accepted by now, and no job is left: a live stream goes on behind it, so the log's end moves."""
+    while not (board.jobs_idle and board.log is not None):  # noqa: ASYNC110
+        await trio.sleep(LOOK_S)
+    mark = board.log.end_position
+    while not _has_passed(board, mark):  # noqa: ASYNC110
+        await trio.sleep(LOOK_S)
+
+
+def _has_passed(board: Board, mark: int) -> bool:
+    known = board.consumers
+    return board.consumers_expected <= known.keys() and all(at.verified_position >= mark for at in known.values())
 
 
 def stored_line(verdict: Verdict, board: Board) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import attrs
 import trio
 
 from actors.health.probes import Probes
@@ -24,7 +25,7 @@ async def said(board: Board, change=lambda: None) -> list[str]:
     out, probes = io.StringIO(), Probes(service="holdfast", stalled_after_s=30.0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(say_when_stored, board, lambda: probes.judge(board, trio.current_time()), out)
-        await trio.sleep(5.0)
+        await trio.sleep(40.0)
         change()
         await trio.sleep(5.0)
         nursery.cancel_scope.cancel()
@@ -52,6 +53,32 @@ async def test_nothing_is_said_before_everything_is_stored(autojump_clock) -> No
     board = stored_board()
     board.jobs_idle = False
     assert await said(board) == []
+
+
+async def test_behind_a_live_stream_the_line_comes_although_the_log_never_stands_still(autojump_clock) -> None:
+    board, out, probes = stored_board(), io.StringIO(), Probes(service="holdfast", stalled_after_s=30.0)
+    with trio.move_on_after(10.0):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(say_when_stored, board, lambda: probes.judge(board, trio.current_time()), out)
+            for end in range(200, 2000, 10):  # readers are always a little behind
+                board.log = attrs.evolve(board.log, end_position=end)
+                board.consumers["bridge.timescale"] = ConsumerState(
+                    committed_position=end - 5, verified_position=end - 20, records_stored=end
+                )
+                await trio.sleep(0.1)
+    assert out.getvalue().startswith("holdfast: healthy; ")
+
+
+async def test_what_is_only_coming_up_is_not_called_degraded(autojump_clock) -> None:
+    board = stored_board()
+    board.dependency("polygon.fx", DependencyState.DOWN, reason="the embedded market simulator is not up yet")
+    out, probes = io.StringIO(), Probes(service="holdfast", stalled_after_s=30.0)
+    with trio.move_on_after(60.0):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(say_when_stored, board, lambda: probes.judge(board, trio.current_time()), out)
+            await trio.sleep(8.0)
+            board.dependency("polygon.fx", DependencyState.UP)
+    assert [line.partition(";")[0] for line in out.getvalue().splitlines()] == ["holdfast: healthy"]
 
 
 def test_a_run_in_test_mode_says_that_its_data_is_in_memory(pipeline, tmp_path) -> None:
