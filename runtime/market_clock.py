@@ -22,6 +22,8 @@ SAMPLES_MAX = 64
 STEP_ANSWERS = 3
 """A clock that ran as ours did and now shows another time is believed when so many answers in a row agree: else one
 server of many whose clock is wrong would have live claim minutes that are still to come."""
+ANSWERS_DOUBTED_MAX = 6
+"""So many that do not even agree with each other are no faulty server: the clock runs at another rate."""
 STEP_NS = 5 * NS_PER_S
 """Less is followed at once."""
 _DRIFT = 1e-3
@@ -61,7 +63,7 @@ class MarketClock:
     _samples: deque[Sample] = attrs.field(factory=lambda: deque(maxlen=SAMPLES_MAX), init=False)
     _line: _Line | None = attrs.field(default=None, init=False)
     _doubted: list[Sample] = attrs.field(factory=list, init=False)
-    """Answers in a row that do not fit, but agree with each other."""
+    """Answers in a row that do not fit."""
 
     def observe(self, sample: Sample) -> None:
         """Take one answer into account. Answers that came out of order (a slow one overtaken) are ignored."""
@@ -81,10 +83,10 @@ class MarketClock:
         if not steady or abs(_apart_ns(self._samples[-1], sample)) <= STEP_NS:
             self._doubted.clear()
             return False
-        if self._doubted and abs(_apart_ns(self._doubted[-1], sample)) > STEP_NS:
-            self._doubted.clear()
         self._doubted.append(sample)
-        if len(self._doubted) < STEP_ANSWERS:
+        last = self._doubted[-STEP_ANSWERS:]
+        agree = len(last) == STEP_ANSWERS and all(abs(_apart_ns(one, sample)) <= STEP_NS for one in last)
+        if not agree and len(self._doubted) < ANSWERS_DOUBTED_MAX:
             return True
         self._samples.clear()
         self._samples.extend(self._doubted[:-1])

@@ -264,3 +264,14 @@ async def test_129_a_session_begins_behind_the_answer_that_came_after_its_subscr
         ctx=context(),
     )
     assert await group._seam() == 16 * minute
+
+
+async def test_0_a_clock_that_runs_faster_than_it_was_taken_to_is_believed(autojump_clock: trio.abc.Clock) -> None:
+    """A market stood until the first subscription and then ran 300 times as fast as ours. Three answers had made its rate
+    1; all later ones were called wrong, for ever, because they did not agree with each other at that rate."""
+    market = MarketClock(VirtualClock(0))
+    for number in range(40):
+        at_s = number * 0.25
+        vendor_ns = 10**18 + max(0, round((at_s - 1.0) * 300)) * 10**9
+        market.observe(Sample(sent_s=at_s, received_s=at_s + 0.01, vendor_ns=vendor_ns))
+    assert 290 < market.rate < 310
