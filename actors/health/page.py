@@ -119,7 +119,7 @@ def _log(status: Mapping[str, Any]) -> str:
         _number(log["records_accepted"]),
         _number(log["bytes"]),
         _number(log["segments"]),
-        _text("" if left is None else f"{left:,.0f} s until it is full"),
+        _text("" if left is None else f"room for {left:,.0f} s if no database takes anything"),
     ]
     return _table("Durable log", ("id", "rows accepted", "bytes", "files", ""), [cells])
 

@@ -170,7 +170,8 @@ function show(status) {
   const log = status.log;
   rows($('log'), log ? [['rows accepted', right(number(log.records_accepted))],
     ['size', right(bytes(log.bytes) + ' in ' + log.segments + (log.segments === 1 ? ' file' : ' files'))],
-    ['full in', right(log.seconds_until_loss === null ? 'not in sight' : until(log.seconds_until_loss))],
+    ['room, if no database takes anything',
+      right(log.seconds_until_loss === null ? 'not in sight' : until(log.seconds_until_loss))],
     ['id', right(log.log_id.slice(0, 12))]] : [['not open yet']]);
   rows($('endpoints'), Object.keys(status.endpoints).sort().map(name => [name, status.endpoints[name]]));
   $('events').textContent = status.events.slice().reverse().join('\n');
