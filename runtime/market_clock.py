@@ -19,13 +19,6 @@ from runtime.clock import NS_PER_S, Clock
 
 SAMPLES_MAX = 64
 """Answers remembered; older ones say little about now."""
-STEP_ANSWERS = 3
-"""A clock that ran as ours did and now shows another time is believed when so many answers in a row agree: else one
-server of many whose clock is wrong would have live claim minutes that are still to come."""
-ANSWERS_DOUBTED_MAX = 6
-"""So many that do not even agree with each other are no faulty server: the clock runs at another rate."""
-STEP_NS = 5 * NS_PER_S
-"""Less is followed at once."""
 _DRIFT = 1e-3
 """Two clocks whose rates differ by less are taken to run alike; real ones differ by 1e-4 at most."""
 
@@ -62,41 +55,16 @@ class MarketClock:
     clock: Clock
     _samples: deque[Sample] = attrs.field(factory=lambda: deque(maxlen=SAMPLES_MAX), init=False)
     _line: _Line | None = attrs.field(default=None, init=False)
-    _doubted: list[Sample] = attrs.field(factory=list, init=False)
-    """Answers in a row that do not fit."""
 
     def observe(self, sample: Sample) -> None:
         """Take one answer into account. Answers that came out of order (a slow one overtaken) are ignored."""
         if self._samples and sample.sent_s < self._samples[-1].received_s:
-            return
-        if self._doubts(sample):
             return
         self._samples.append(sample)
         rate = self._line.rate if self._line else 1.0
         kept, self._line = _fit(list(self._samples), rate)
         while len(self._samples) > kept:
             self._samples.popleft()
-
-    def _doubts(self, sample: Sample) -> bool:
-        """True: a step that is not believed yet."""
-        steady = self._line is not None and self._line.rate == 1.0 and len(self._samples) >= STEP_ANSWERS
-        if not steady or abs(_apart_ns(self._samples[-1], sample)) <= STEP_NS:
-            self._doubted.clear()
-            return False
-        self._doubted.append(sample)
-        last = self._doubted[-STEP_ANSWERS:]
-        agree = len(last) == STEP_ANSWERS and all(abs(_apart_ns(one, sample)) <= STEP_NS for one in last)
-        if not agree and len(self._doubted) < ANSWERS_DOUBTED_MAX:
-            return True
-        self._samples.clear()
-        self._samples.extend(self._doubted[:-1])
-        self._doubted.clear()
-        return False
-
-    @property
-    def doubtful(self) -> bool:
-        """The last answer did not fit: ask again soon."""
-        return bool(self._doubted)
 
     @property
     def known(self) -> bool:
@@ -169,11 +137,6 @@ def _fit(samples: list[Sample], rate_before: float) -> tuple[int, _Line]:
     if rate in (0.0, 1.0):
         low = high = rate
     return kept, _bounds(samples[-kept:], max(low, 0.0), rate, max(high, 0.0))
-
-
-def _apart_ns(first: Sample, last: Sample) -> int:
-    """How much more the vendor's clock moved than ours between two answers."""
-    return last.vendor_ns - first.vendor_ns - round((last.received_s - first.received_s) * NS_PER_S)
 
 
 def _slopes(first: Sample, last: Sample) -> tuple[float, float]:

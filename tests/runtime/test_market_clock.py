@@ -145,36 +145,6 @@ def test_a_step_of_the_vendors_clock_is_believed(step_s):
     assert clock.rate == 1.0
 
 
-@pytest.mark.parametrize("step_s", [-600, 600, 86_400])
-@pytest.mark.parametrize("wrong", [1, 2])
-def test_one_wrong_answer_or_two_move_nothing(step_s, wrong):
-    """One server of many has a wrong clock: live would claim ten minutes that are still to come."""
-    vendor = Vendor()
-    clock = MarketClock(vendor.hands)
-    ask(clock, vendor, 20)
-    for _ in range(3):
-        vendor.pace(1.0, step_s * S)
-        ask(clock, vendor, wrong)
-        assert clock.doubtful
-        vendor.pace(1.0, -step_s * S)
-        low, high = clock.bounds_ns()
-        assert low <= vendor.true_ns() <= high
-        ask(clock, vendor, 1)
-        assert not clock.doubtful
-
-
-def test_wrong_answers_that_do_not_agree_are_never_believed():
-    vendor = Vendor()
-    clock = MarketClock(vendor.hands)
-    ask(clock, vendor, 20)
-    for step_s in (600, 60, 6_000, 300):
-        vendor.pace(1.0, step_s * S)
-        ask(clock, vendor, 1)
-        vendor.pace(1.0, -step_s * S)
-    low, high = clock.bounds_ns()
-    assert low <= vendor.true_ns() <= high
-
-
 def test_a_step_of_our_own_wall_clock_changes_nothing_but_the_offset():
     vendor = Vendor()
     clock = MarketClock(vendor.hands)
