@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 import trio
 
@@ -159,9 +161,11 @@ class LiveGroup:
                 self._judge_silence(now_s)
                 self._tell_last(now_s)
                 look_s = now_s + LOOK_S
-            with trio.move_on_at(flush_s):
-                for event in await stream.receive():
-                    await self._take(event, watch)
+            events: Sequence[Ticks | Alive] = ()
+            with trio.move_on_at(flush_s):  # the wait alone: an append that takes longer must not cost its rows
+                events = await stream.receive()
+            for event in events:
+                await self._take(event, watch)
 
     async def _take(self, event: Ticks | Alive, watch: Contiguity) -> None:
         now_s = trio.current_time()

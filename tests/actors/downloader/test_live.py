@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 
 import attrs
 import pytest
 import trio
 
+from actors.downloader.live_group import LiveLimits
 from actors.downloader.memory import Fault
 from actors.downloader.memory_live import MemoryMarket, StreamScript
+from runtime.actor import offload_inline
 from runtime.clock import NS_PER_HOUR, NS_PER_MINUTE, NS_PER_S
 from runtime.log.types import LiveDraft
 from tests.support.live import EUR, T0, World, check, events, physical, truth, walk
@@ -33,6 +36,29 @@ async def test_an_undisturbed_day_is_stored_once_and_confirmed(autojump_clock):
     heartbeats = [r for e in found if e.live for r in e.records]
     assert heartbeats
     assert len({r.session for r in heartbeats}) == 1
+
+
+async def test_rows_that_come_while_an_append_takes_long_are_all_appended(autojump_clock, monkeypatch):
+    # found at 100,000 ticks/s: the deadline of the next flush cut off what was still being handed over
+    async def slow(*args, **more):
+        await trio.sleep(1.0)
+        return await offload_inline(*args, **more)
+
+    monkeypatch.setattr("tests.support.live.offload_inline", slow)
+    limits = LiveLimits(rows_max=5, under_way_max=1, linger_s=0.4, minute_settle_s=0.5)
+    symbols = (EUR, "C:GBPUSD")
+    ticks = {symbol: walk(n, T0 - 2 * H, T0 + 5 * H, 60_000) for n, symbol in enumerate(symbols)}
+    market = MemoryMarket(ticks=ticks, start_ns=T0 + 17 * NS_PER_S, rate=20.0)
+    w = World(market=market, confirm=False, limits=limits, kinds=dict.fromkeys(symbols, "quotes"))
+    await w.process(lambda: w.market.now_ns() > T0 + 15 * M)
+    for symbol in symbols:
+        found = [e for e in events(w.log, f"{symbol}/quotes") if e.live]
+        from_ns = min(r.from_ns for e in found for r in e.records)
+        to_ns = max(r.to_ns for e in found for r in e.records)
+        held = Counter((ts // 10**6, *prices) for e in found for ts, *prices in e.rows if ts < to_ns)
+        told = truth(ticks[symbol], from_ns, to_ns)  # the stream tells milliseconds
+        assert held == Counter((ts // 10**6, *prices) for ts, *prices in told.elements())
+        assert len(held) > 1_000
 
 
 def sessions(found) -> list[str]:
