@@ -46,7 +46,7 @@ LIVE_CLASSES: dict[str, tuple[float, float]] = {
     # of the stream; per virtual second, or a share
     "stream_cut": (0.04, 0.25),
     "stream_silent": (0.03, 0.15),
-    "stream_hung": (0.02, 0.08),
+    "stream_hung": (0.05, 0.25),
     "stream_hole": (0.05, 0.3),
     "stream_burst": (0.05, 0.2),
     "stream_rival": (0.02, 0.08),
@@ -79,6 +79,8 @@ class Live:
     """Our clock minus the vendor's, at the beginning."""
     batch_rows: int
     """The most of one delivery: small ones make lanes wait for each other."""
+    batch_linger_s: float
+    """How long rows of a lane may wait for company: the other lane may overtake them as far as its marks allow."""
     read_bytes: int
     """Of the log, by a delivery at once."""
 
@@ -181,6 +183,7 @@ def _with_live(history: Draw, rng: random.Random) -> Draw:
             stands_at_first=rng.random() < 0.3,
             wall_offset_ns=rng.choice((0, 0, 3, -40, 86_400 * 3650)) * NS,
             batch_rows=rng.choice((8, 40, 100_000)),
+            batch_linger_s=rng.choice((0.05, 0.5, 9.0)),
             read_bytes=rng.choice((2_000, 512 << 10)),
         ),
     )

@@ -43,13 +43,6 @@ def replay_taken() -> None:
     live_rows.inside = lambda ts_ns, intervals: real(ts_ns, list(intervals)[1:])
 
 
-@mutant("seam", "a heartbeat goes over minutes that a slice replaced")
-def heartbeat_unclipped() -> None:
-    import actors.downloader.live_rows as live_rows
-
-    live_rows.clipped = lambda records, keep_out: list(records)
-
-
 @mutant("seam", "a session begins with the minute that is under way")
 def seam_too_early() -> None:
     import actors.downloader.live_group as live_group

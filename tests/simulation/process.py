@@ -150,7 +150,12 @@ class Process:
         if live is None:
             return actor
         rows = live.batch_rows
-        coalescing = attrs.evolve(actor.coalescing, rows_min=min(actor.coalescing.rows_min, rows), rows_max=rows)
+        coalescing = attrs.evolve(
+            actor.coalescing,
+            rows_min=min(actor.coalescing.rows_min, rows),
+            rows_max=rows,
+            linger_s=live.batch_linger_s,
+        )
         pace = attrs.evolve(actor.pace, read_bytes=live.read_bytes)
         return attrs.evolve(actor, coalescing=coalescing, pace=pace)
 

@@ -9,6 +9,7 @@ import attrs
 import trio
 import trio.lowlevel
 
+from tests.simulation.market import MINUTE
 from tests.simulation.stream import RETRY_S, LiveVendor
 
 if TYPE_CHECKING:
@@ -55,8 +56,18 @@ class StreamChaos:
             self.stream.close_all("died half")
 
     async def _hung(self) -> None:
+        """Somebody may order what is missing meanwhile: then heartbeats come behind its slices."""
+        world = self.world
         self.stream.hung = True
-        await self._for_a_while(14.0, "stream: hung")
+        if world.rng("stream").random() < 0.5:
+            world.trace("stream: hung for long", reached="stream: hung")
+            await trio.sleep(7.5)
+            minute_ns = world.now_ns() // MINUTE * MINUTE
+            for symbol in world.draw.symbols:
+                await world.submit(symbol, world.draw.from_ns, max(minute_ns, world.draw.from_ns + MINUTE))
+            await trio.sleep(1.5)
+        else:
+            await self._for_a_while(14.0, "stream: hung")
         self.stream.hung = False
 
     async def _hole(self) -> None:
