@@ -70,8 +70,8 @@ class SimDisk(MemoryDisk):
         super().__init__(seed=seed)
         self.world = world
         self.bug_after: int | None = None
-        self.die_at: tuple[str, int] | None = None
-        """(operation, how many of them on segments are still fine): the process ends inside of the next one."""
+        self.die_at: tuple[str, int, str] | None = None
+        """(operation, how many of them are still fine, part of the file's name): the process ends inside of the next."""
         self._is_watched = False
 
     @contextmanager
@@ -93,8 +93,8 @@ class SimDisk(MemoryDisk):
                 self.bug_after = None
                 self.world.trace(f"bug in {op} {path.name}", reached="bug in a disk operation")
                 raise PlantedBug(f"in {op} of {path.name}")
-        if self.die_at is not None and op == self.die_at[0] and ".seg" in path.name:
-            self.die_at = (op, self.die_at[1] - 1)
+        if self.die_at is not None and op == self.die_at[0] and self.die_at[2] in path.name:
+            self.die_at = (op, self.die_at[1] - 1, self.die_at[2])
             if self.die_at[1] < 0:
                 self.die_at = None
                 self.crash_after(0)

@@ -89,15 +89,16 @@ class Oracle:
                 fine[minute] = state
 
     def _live(self, symbol: str, market: list[Tick], rows: list[Tick], sliced: bool, final: bool, beaten: bool) -> str:
-        """Below a slice: the pages' rows; a late one may lack as long as it is not final. Else what the stream sent:
-        never more; and where a session calls itself contiguous all, but for what nobody could know of."""
+        """Below a slice: the pages' rows; while it is not final a late one may lack, and one that was still to come when
+        the vendor's clock stood and nobody had noticed. Else what the stream sent: never more; and where a session calls itself contiguous all, but for what nobody could know of."""
         assert self.stream is not None
         if sliced:
             if rows == market:
                 return ""
             all_of, mine = Counter(market), Counter(rows)
-            lacks_late_ones = not mine - all_of and (all_of - mine).keys() <= self.stream.late[symbol]
-            return "" if lacks_late_ones and not (final and self.confirm) else difference(rows, market)
+            late, excused = self.stream.late[symbol], self.stream.excused[symbol]
+            known = not mine - all_of and all(t in late or on_stream(t) in excused for t in all_of - mine)
+            return "" if known and not (final and self.confirm) else difference(rows, market)
         sent, mine = Counter(map(on_stream, market)), Counter(rows)
         if mine - sent:
             return difference(rows, [on_stream(t) for t in market])
