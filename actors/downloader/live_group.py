@@ -143,7 +143,8 @@ class LiveGroup:
             self.market.observe(sample)
             told_ns = sample.vendor_ns + sample.resolution_ns
         except (RetryableSourceError, trio.TooSlowError) as exc:
-            if not self.market.known and trio.current_time() - self._began_s < self.limits.clock_wait_s:
+            # Nor is an older answer enough: until there are several, the clock's rate is a guess.
+            if trio.current_time() - self._began_s < self.limits.clock_wait_s:
                 raise RetryableSourceError(f"the vendor's clock is not known yet: {exc}") from exc
         except PermanentSourceError:
             pass  # not part of the plan: our clock must do
