@@ -1,6 +1,6 @@
 """What a seed is: sizes, shape of the market, and the rates of every class of faults (swarm).
 
-A third of the seeds has none of a class, else faults would hide each other. Nearly half of the seeds have a live stream.
+A third of the seeds has none of a class, else faults would hide each other. A third of the seeds has a live stream.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tests.simulation.market import HOUR, MINUTE, NS
 
 SYMBOLS = ("C:EURUSD", "C:GBPUSD", "C:USDJPY", "C:AUDNZD")
 COIN = "X:BTCUSD"
-LIVE_SHARE = 0.4
+LIVE_SHARE = 0.33
 """Of the seeds."""
 DAY_NS = 1_709_596_800 * NS
 """2024-03-05."""

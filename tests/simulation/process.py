@@ -141,8 +141,8 @@ class Process:
                 actor = attrs.evolve(actor, source=SimVendor(self.world, self.fence))
             case LiveDownloader():
                 actor = self._live(actor)
-            case Aggregator():
-                pass
+            case Aggregator():  # nobody looks at open candles here
+                actor = attrs.evolve(actor, spec=attrs.evolve(actor.spec, open_interval_s=3.0))
         return Watched(actor, spec.id, self)
 
     def _delivery(self, actor: Delivery) -> Delivery:
