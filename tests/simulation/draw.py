@@ -13,7 +13,7 @@ from tests.simulation.market import HOUR, MINUTE, NS
 
 SYMBOLS = ("C:EURUSD", "C:GBPUSD", "C:USDJPY", "C:AUDNZD")
 COIN = "X:BTCUSD"
-LIVE_SHARE = 0.33
+LIVE_SHARE = 0.3
 """Of the seeds."""
 DAY_NS = 1_709_596_800 * NS
 """2024-03-05."""
