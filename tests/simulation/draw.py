@@ -1,6 +1,6 @@
 """What a seed is: sizes, shape of the market, and the rates of every class of faults (swarm).
 
-A third of the seeds has none of a class, else faults would hide each other. A third of the seeds has a live stream.
+A third of the seeds has none of a class, else faults would hide each other. Three seeds of ten have a live stream.
 """
 
 from __future__ import annotations
