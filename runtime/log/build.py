@@ -27,7 +27,6 @@ from runtime.log.types import (
     POSITION_BYTES_MAX,
     Appended,
     Frame,
-    FrameDraft,
     Group,
     GroupDraft,
     ProducerState,
@@ -101,23 +100,15 @@ class _Made(NamedTuple):
     position: int
     end_position: int
     stamp_ns: int
-    frames: list[_Placed]
-
-
-class _Placed(NamedTuple):
-    """A frame of the write in the making."""
-
-    frame: FrameDraft
-    offset: int
-    prev_offset: int
-    schema_id: int
+    offsets: list[tuple[int, int]]
+    """Per frame: its own, and that of the frame of its kind before it."""
 
 
 @attrs.define(kw_only=True)
 class Builder:
-    """One write in the making: frames behind `positions`, which is not changed before the sync returned.
+    """One write in the making: frames behind `positions`, which stay as they are.
 
-    `add` does only what the write needs; all but `settle` of the rest comes while the disk works.
+    `add` does only what the write needs; the rest is asked for while the disk works.
     """
 
     positions: Positions
@@ -125,34 +116,54 @@ class Builder:
     epoch: int
     log_low: int
     wall_ns: Callable[[], int]
+    at: int
+    """Where the next group goes; `positions.position` at first."""
     buffers: list[bytes] = attrs.field(factory=list)
-    at: int = attrs.field(init=False)
+    _last_of_kind: dict[tuple[int, str], int] = attrs.field(factory=dict)
+    _made: list[_Made] = attrs.field(factory=list)
     _stamp_ns: int = attrs.field(init=False)
     _chain: int = attrs.field(init=False)
     _offsets: list[int] = attrs.field(init=False)
-    _last_of_kind: dict[tuple[int, str], int] = attrs.field(factory=dict)
-    _made: list[_Made] = attrs.field(factory=list)
-    _settled: tuple[dict[str, int], dict[str, ProducerState]] = attrs.field(factory=lambda: ({}, {}))
 
     def __attrs_post_init__(self) -> None:
-        self.at = self.positions.position
         self._stamp_ns = self.positions.stamp_ns
         self._chain = self.positions.chain
-        self._offsets = list(self.positions.offsets)
+        self._offsets = self.positions.offsets.copy()
 
     def add(self, draft: GroupDraft, size: int) -> None:
-        """The group of one draft, behind those before it; `size` = `weigh(draft)`."""
-        start = self.at
+        """The group of one draft, behind those before it; `size` = `weigh(draft)`.
+
+        Long, and without helpers: a call costs more here than anywhere, for the CPU's caches are cold after each sync.
+        """
+        positions, buffers, next_offsets, newest = self.positions, self.buffers, self._offsets, self._last_of_kind
+        frames, kinds = draft.frames, self.schemas.current
+        count, start, chain = len(frames), self.at, self._chain
         self._stamp_ns = stamp_ns = max(self._stamp_ns + 1, self.wall_ns())
-        frames = draft.frames
-        count = len(frames)
-        common = (start, size, stamp_ns, self.positions.position)
-        placed = [self._place(frames[index], index, count, common) for index in range(count - 1)]
-        tail = (draft.sequence, draft.producer.encode(), draft.producer_position)
-        placed.append(self._place(frames[-1], count - 1, count, common, tail))
-        if self.at != start + size:
-            raise InvariantViolation(f"group of {self.at - start} bytes, expected {size}")
-        self._made.append(_Made(draft, start, self.at, stamp_ns, placed))
+        at, sequence, producer, position = start, 0, b"", b""
+        offsets: list[tuple[int, int]] = []
+        for index, frame in enumerate(frames):
+            if index == count - 1:
+                sequence, producer, position = draft.sequence, draft.producer.encode(), draft.producer_position
+            partition, body = frame.partition, frame.body
+            length = len(body)
+            key = (partition, frame.kind)
+            offset = next_offsets[partition]
+            before = newest[key] if key in newest else positions.last_of_kind.get(key, -1)
+            fields = (  # the first 20 of FrameHeader, in its order
+                self.log_low, self.epoch, at, offset, before, kinds[frame.kind], start, size, stamp_ns,
+                positions.position, frame.event_time_ns_min, frame.event_time_ns_max, sequence, partition,
+                frame.rows, index, count, length, body_checksum(body), chain,
+            )  # fmt: skip
+            packed, chain = pack_fields(fields, producer, position)
+            buffers += (packed, body, padding(length)) if length & 7 else (packed, body)
+            next_offsets[partition] = offset + 1
+            newest[key] = offset
+            offsets.append((offset, before))
+            at += len(packed) + ((length + 7) & ~7)
+        if at != start + size:
+            raise InvariantViolation(f"group of {at - start} bytes, expected {size}")
+        self.at, self._chain = at, chain
+        self._made.append(_Made(draft, start, at, stamp_ns, offsets))
 
     def answers(self) -> list[Appended]:
         """One per group that was added; true once the sync returned."""
@@ -173,64 +184,30 @@ class Builder:
                 producer=made.draft.producer,
                 sequence=made.draft.sequence,
                 producer_position=made.draft.producer_position,
-                frames=tuple(_durable(frame, index, schemas) for index, frame in enumerate(made.frames)),
+                frames=_durable(made, schemas),
             )
             for made in self._made
         ]
 
-    def prepare(self) -> None:
-        """What `settle` will put in place, made before the sync returned."""
-        rows, producers = dict(self.positions.rows), dict(self.positions.producers)
-        for draft, _, _, _, placed in self._made:
-            for frame, _, _, _ in placed:
+    def behind(self) -> Positions:
+        """The state behind what was added; true once the sync returned."""
+        before = self.positions
+        rows, producers = dict(before.rows), dict(before.producers)
+        for draft, _, _, _, _ in self._made:
+            for frame in draft.frames:
                 rows[frame.kind] = rows.get(frame.kind, 0) + frame.rows
             producers[draft.producer] = ProducerState(sequence=draft.sequence, position=draft.producer_position)
-        self._settled = (rows, producers)
-
-    def settle(self) -> None:
-        """After the sync: the new state becomes the log's. `position` last, since readers look at it unlocked."""
-        positions = self.positions
-        positions.rows, positions.producers = self._settled
-        positions.last_of_kind.update(self._last_of_kind)
-        positions.offsets = self._offsets
-        positions.stamp_ns = self._stamp_ns
-        positions.chain = self._chain
-        positions.groups += len(self._made)
-        positions.position = self.at
-
-    def _place(
-        self,
-        frame: FrameDraft,
-        index: int,
-        count: int,
-        common: tuple[int, int, int, int],
-        tail: tuple[int, bytes, bytes] = (0, b"", b""),
-    ) -> _Placed:
-        """One frame into `buffers`: header, body, padding. `tail`: sequence, producer, position, in the last one."""
-        partition, kind, body = frame.partition, frame.kind, frame.body
-        key = (partition, kind)
-        before = self._last_of_kind.get(key)
-        if before is None:
-            before = self.positions.last_of_kind.get(key, -1)
-        offset = self._offsets[partition]
-        schema_id = self.schemas.current[kind]
-        group, group_bytes, stamp_ns, durable_upto = common
-        sequence, producer, position = tail
-        at, size = self.at, len(body)
-        fields = (  # the first 20 of FrameHeader, in its order
-            *(self.log_low, self.epoch, at, offset, before, schema_id, group, group_bytes, stamp_ns, durable_upto),
-            *(frame.event_time_ns_min, frame.event_time_ns_max, sequence, partition, frame.rows, index, count, size),
-            *(body_checksum(body), self._chain),
+        return Positions(
+            log_id=before.log_id,
+            offsets=self._offsets,
+            position=self.at,
+            chain=self._chain,
+            stamp_ns=self._stamp_ns,
+            groups=before.groups + len(self._made),
+            last_of_kind=before.last_of_kind | self._last_of_kind,
+            producers=producers,
+            rows=rows,
         )
-        packed, self._chain = pack_fields(fields, producer, position)
-        if size & 7:
-            self.buffers += (packed, body, padding(size))
-        else:
-            self.buffers += (packed, body)
-        self._offsets[partition] = offset + 1
-        self._last_of_kind[key] = offset
-        self.at = at + len(packed) + ((size + 7) & ~7)
-        return _Placed(frame, offset, before, schema_id)
 
 
 @attrs.define(kw_only=True)
@@ -263,17 +240,19 @@ class Carried:
         return first
 
 
-def _durable(placed: _Placed, index: int, schemas: Schemas) -> Frame:
-    frame = placed.frame
-    return Frame(
-        partition=frame.partition,
-        offset=placed.offset,
-        prev_offset=placed.prev_offset,
-        kind=frame.kind,
-        schema=schemas.of(placed.schema_id).message,
-        body=frame.body,
-        rows=frame.rows,
-        event_time_ns_min=frame.event_time_ns_min,
-        event_time_ns_max=frame.event_time_ns_max,
-        group_index=index,
+def _durable(made: _Made, schemas: Schemas) -> tuple[Frame, ...]:
+    return tuple(
+        Frame(
+            partition=frame.partition,
+            offset=offset,
+            prev_offset=before,
+            kind=frame.kind,
+            schema=schemas.by_id[schemas.current[frame.kind]].message,
+            body=frame.body,
+            rows=frame.rows,
+            event_time_ns_min=frame.event_time_ns_min,
+            event_time_ns_max=frame.event_time_ns_max,
+            group_index=index,
+        )
+        for index, (frame, (offset, before)) in enumerate(zip(made.draft.frames, made.offsets, strict=True))
     )

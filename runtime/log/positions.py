@@ -35,7 +35,7 @@ class _Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 @attrs.define(kw_only=True)
 class Positions:
-    """The state behind the last group below `position`."""
+    """The state behind the last group below `position`. Changed in place only by recovery; a commit makes a new one."""
 
     log_id: str
     offsets: list[int]
@@ -68,16 +68,6 @@ class Positions:
         self.chain = header.header_crc
         if header.last:
             self.producers[header.producer] = ProducerState(sequence=header.sequence, position=header.producer_position)
-
-    def copy(self) -> Positions:
-        """As it is now; values are never changed in place."""
-        return attrs.evolve(
-            self,
-            offsets=list(self.offsets),
-            last_of_kind=dict(self.last_of_kind),
-            producers=dict(self.producers),
-            rows=dict(self.rows),
-        )
 
     def skip_lost(self, frames_max: int, upto: int) -> None:
         """Durable frames up to `upto` are gone and unknown: no offset they may have had is given out again."""

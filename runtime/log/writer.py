@@ -72,31 +72,20 @@ class Writer:
         total = len(self.positions.offsets)
         sizes = [weigh(draft, partitions_total=total, schemas=self.schemas) for draft in drafts]
         known = sort_out_duplicates(drafts, self.positions.producers)
-        fresh = [(draft, size) for draft, size, old in zip(drafts, sizes, known, strict=True) if not old]
-        answers: list[Appended] = []
-        groups: list[Group] = []
-        try:
-            while fresh:
-                run = self._make_room([size for _, size in fresh], use_reserve=use_reserve)
-                builder = self._builder()
-                for draft, size in fresh[:run]:
-                    builder.add(draft, size)
-                answered, written = self._write(builder)
-                answers += answered
-                groups += written
-                fresh = fresh[run:]
-        except LogFull:
-            self._owed.update({(g.producer, g.sequence): a for g, a in zip(groups, answers, strict=False)})
-            self._owed_groups += groups
-            raise
-        groups, self._owed_groups = self._owed_groups + groups, []
-        if not any(known):
-            return answers, groups
-        new = iter(answers)
-        return [
-            self._owed.pop((draft.producer, draft.sequence), DUPLICATE) if duplicate else next(new)
-            for draft, duplicate in zip(drafts, known, strict=True)
-        ], groups
+        fresh: Sequence[GroupDraft] = drafts
+        if duplicates := True in known:
+            fresh = [draft for draft, old in zip(drafts, known, strict=True) if not old]
+            sizes = [size for size, old in zip(sizes, known, strict=True) if not old]
+        answers, groups = self._append(fresh, sizes, use_reserve=use_reserve)
+        if self._owed_groups:
+            groups, self._owed_groups = self._owed_groups + groups, []
+        if duplicates:
+            new = iter(answers)
+            answers = [
+                self._owed.pop((draft.producer, draft.sequence), DUPLICATE) if old else next(new)
+                for draft, old in zip(drafts, known, strict=True)
+            ]
+        return answers, groups
 
     def start_segment(self, needed: int = 0, carry: Sequence[Span] = ()) -> None:
         """Leave the current segment and go on in a new one, which begins with the carried groups.
@@ -116,7 +105,7 @@ class Writer:
         self.catalog.add(segment)
         for span in carried.spans:
             self.positions.fold(span, self.schemas)
-        self._snapshot = self.positions.copy()
+        self._snapshot = self.positions
         if not self.background:
             self._finish_former()
 
@@ -164,6 +153,29 @@ class Writer:
 
     # --- one write
 
+    def _append(
+        self, drafts: Sequence[GroupDraft], sizes: Sequence[int], *, use_reserve: bool
+    ) -> tuple[list[Appended], list[Group]]:
+        """In as few writes as the segments allow: one, nearly always."""
+        answers: list[Appended] = []
+        groups: list[Group] = []
+        done = 0
+        try:
+            while done < len(drafts):
+                run = self._make_room(sizes[done:], use_reserve=use_reserve)
+                builder = self._builder()
+                for draft, size in zip(drafts[done : done + run], sizes[done:], strict=False):
+                    builder.add(draft, size)
+                answered, written = self._write(builder)
+                answers += answered
+                groups += written
+                done += run
+        except LogFull:
+            self._owed.update({(g.producer, g.sequence): a for g, a in zip(groups, answers, strict=False)})
+            self._owed_groups += groups
+            raise
+        return answers, groups
+
     def _make_room(self, sizes: Sequence[int], *, use_reserve: bool) -> int:
         """How many of the groups go into the next write; there is room for them afterwards."""
         reserve = 0 if use_reserve else self.reserve_bytes
@@ -192,6 +204,7 @@ class Writer:
             epoch=self.lock.epoch,
             log_low=self.catalog.log_low,
             wall_ns=self.wall_ns,
+            at=self.positions.position,
         )
 
     def _write(self, builder: Builder) -> tuple[list[Appended], list[Group]]:
@@ -212,13 +225,12 @@ class Writer:
             raise LogFull(f"{self._segment.path}: only {written} of {wanted} bytes could be written")
         try:
             self._file.start_writeback(at, wanted)
-            answers, groups = builder.answers(), builder.groups()  # Python's part, while the disk works
-            builder.prepare()
+            answers, groups, behind = builder.answers(), builder.groups(), builder.behind()  # while the disk works
             self.catalog.note(self._segment.base, self.positions.position, self.positions.offsets)
             self._file.datasync()
         except OSError as error:
             raise self._sync_failed(error, self._segment.path.name) from error
-        builder.settle()
+        self.positions = behind  # as a whole: other threads look at it unlocked
         return answers, groups
 
     def _cut_back(self, size: int) -> None:
