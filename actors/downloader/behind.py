@@ -61,6 +61,8 @@ class Behind:
     """Intervals that are not asked for before this monotonic time."""
     _asked: IntervalSet = attrs.field(default=NOTHING, init=False)
     """Of the work under way, not durable yet."""
+    asked_wall_ns: int = attrs.field(default=0, init=False)
+    """Our wall clock when it was asked for."""
     _refusals: int = attrs.field(default=0, init=False)
     """In a row."""
 
@@ -121,6 +123,8 @@ class Behind:
         from_ns = floor_minute(standing.from_ns + seam.shift_ns)
         seam.lower_ns = from_ns if seam.first_ns is None else min(from_ns, seam.first_ns)
         seam.forget_unwanted()
+        if self.market is not None:
+            seam.review(self.market, now_s)
         return LiveView(
             from_ns=from_ns,
             until_ns=standing.to_ns,
@@ -146,12 +150,22 @@ class Behind:
             return (settled_ns - self.clock.wall_ns()) / NS_PER_S
         return NS_PER_MINUTE / NS_PER_S if due else math.inf  # what is wanted lies further in the future
 
+    def resumed(self, position: Position) -> None:
+        """From the log: the end of what is covered may have been asked for by a wrong clock."""
+        if self.seam is not None and position.told_ns:
+            ago_s = (self.clock.wall_ns() - position.told_ns) / NS_PER_S
+            self.seam.claims.over(position.end_ns, self.clock.monotonic_s() - ago_s - self.minute_settle_s)
+
     def begin(self, work: Work) -> int | None:
         """It is about to be asked for: slices that end by the result are final; None: all are."""
         if self.seam is None:
             return None
         self._asked = IntervalSet(list(work.intervals))
+        self.asked_wall_ns = self.clock.wall_ns()
         self.seam.asked(work.intervals)
+        if self.market is not None:
+            asked_s = self.clock.monotonic_s() - self.minute_settle_s
+            self.seam.claims.over(max(to_ns for _, to_ns in work.intervals), asked_s)
         self.seam.orders.begin(work.intervals, self.clock.monotonic_s())
         return self.settled_to_ns() if self.rules.confirm else None
 

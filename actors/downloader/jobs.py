@@ -20,8 +20,8 @@ from runtime.settings import EARLIEST_NS, LATEST_NS
 
 NOTHING = IntervalSet()
 JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-LISTS_BYTES_MAX = POSITION_BYTES_MAX - 180
-"""Of `covered`, `confirmed` and `quarantined`; the rest holds a job id of 64 bytes, a time and the JSON around them."""
+LISTS_BYTES_MAX = POSITION_BYTES_MAX - 208
+"""Of `covered`, `confirmed` and `quarantined`; the rest holds a job id of 64 bytes, two times and JSON around them."""
 QUARANTINED_MAX = 3
 """Of one feed at a time, remembered in its position; a further one waits until the log has room for it."""
 WORK_NS_MAX = 31 * NS_PER_DAY
@@ -134,6 +134,7 @@ class _PositionJson(msgspec.Struct, kw_only=True):
     quarantined: list[Quarantined] = []
     job: str = ""
     job_done_to: int = 0
+    told: int = 0
     noted: list[tuple[int, int]] = []
     noted_for: int = 0
 
@@ -154,6 +155,13 @@ class Position:
     confirmed: IntervalSet = attrs.field(factory=IntervalSet)
     """Fetched when it was settled, and not replaced since by what was not: final. Part of `covered`."""
     quarantined: tuple[Quarantined, ...] = ()
+    told_ns: int = 0
+    """Our wall clock when the end of `covered` was asked for, behind a live stream; else 0."""
+
+    @property
+    def end_ns(self) -> int:
+        """Of what is covered; 0: nothing is."""
+        return max((to_ns for _, to_ns in self.covered), default=0)
 
     def after_slice(self, from_ns: int, to_ns: int, wanted: Wanted, *, confirms: bool = False) -> Position:
         """What it becomes with the slice [from_ns, to_ns) of `wanted`: belongs into the same append.
@@ -205,7 +213,8 @@ class Position:
         else:
             confirmed = self.confirmed.to_json(bytes_max=left // 3)
             covered = self.covered.to_json(bytes_max=left - len(confirmed))
-        rest = msgspec.json.encode({"job": self.job, "job_done_to": self.job_done_to}).decode()[1:]
+        told = {"told": self.told_ns} if self.told_ns else {}
+        rest = msgspec.json.encode({"job": self.job, "job_done_to": self.job_done_to, **told}).decode()[1:]
         return f'{{"covered":{covered},"confirmed":{confirmed},"quarantined":{quarantined},{noted}{rest}'.encode()
 
     @classmethod
@@ -224,6 +233,7 @@ class Position:
             quarantined=tuple(found.quarantined),
             job=found.job,
             job_done_to=found.job_done_to,
+            told_ns=found.told,
             noted=IntervalSet(found.noted),
             noted_for=found.noted_for,
         )

@@ -114,7 +114,8 @@ class Lane:
         """From the log; a buffer that is just restarting is waited for."""
         while True:
             try:
-                return await self.producer.resume()
+                await self.producer.resume()
+                return self.behind.resumed(self.producer.position)
             except NotConnected as exc:
                 self.ctx.log.warning("history_waits_for_buffer", producer=self.producer.name, reason=str(exc))
                 self.ctx.progress()
@@ -258,6 +259,7 @@ class Lane:
             rows=coverage.rows,
             confirms=confirms,
             live=self.behind.past,
+            told_ns=self.behind.asked_wall_ns,
         )
         await self.producer.append_slice(self.feed, framed, covers)
 

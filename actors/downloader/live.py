@@ -123,7 +123,7 @@ class LiveDownloader:
                     self.market.observe(await self.time.server_time())
                 samples += 1
                 ctx.board.market_clock = self.market.state()
-                if self.market.rate == 1.0 and samples > FAST_SAMPLES:
+                if self.market.rate == 1.0 and samples > FAST_SAMPLES and not self.market.doubtful:
                     wait_s = max(wait_s, self.pace.calm_s)
                 elif samples <= FAST_SAMPLES:
                     wait_s = min(wait_s, FAST_S)

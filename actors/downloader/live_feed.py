@@ -7,16 +7,17 @@ from collections import deque
 
 import attrs
 
-from actors.downloader.jobs import floor_minute
+from actors.downloader.jobs import ceil_minute, floor_minute
 from actors.downloader.live_position import LivePosition
 from actors.downloader.live_rows import LiveAppend, LiveTarget, Tally
 from actors.downloader.port import Ticks
 from actors.downloader.seam import FeedSeam, live_producer
 from actors.market.coverage import UNCONFIRMED_FINAL, Coverage, IntervalSet
-from runtime.clock import NS_PER_MINUTE, NS_PER_S
-from runtime.errors import LogError
+from runtime.clock import NS_PER_MINUTE, NS_PER_S, Clock
+from runtime.errors import LogError, RetryableSourceError
 from runtime.log.appender import Appender, AppendRequest
 from runtime.log.types import Interval, LiveDraft
+from runtime.market_clock import STEP_NS, MarketClock
 
 HEARTBEAT_NS = NS_PER_S
 ROW_BYTES = 32
@@ -37,6 +38,8 @@ class LiveMoment:
     """History may ask for minutes that end by then."""
     now_s: float
     """Monotonic."""
+    wall_ns: int
+    """By our own clock."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -71,26 +74,45 @@ class LiveFeed:
         """A session feeds it."""
         return bool(self._session)
 
-    async def resume(self) -> None:
+    async def resume(self, clock: Clock) -> None:
         """Take over where the log says this producer stood; a former session is over. Raises: NotConnected."""
         self._forget()
         state = await self.appender.resume(self.producer)
         self._sequence = state.sequence
         self._position = LivePosition.from_bytes(state.position)
         self.seam.restore(self._position)
+        if self._position.told_ns:
+            ago_s = (clock.wall_ns() - self._position.told_ns) / NS_PER_S
+            self.seam.claims.over(self._position.to_ns, clock.monotonic_s() - ago_s)
 
-    def begin(self, session: str, seam_ns: int) -> int:
-        """A session is subscribed; never before what a former one holds, should the market's clock have gone back.
+    def begin(self, session: str, seam_ns: int, market: MarketClock, at_s: float) -> int:
+        """A session was subscribed at `at_s`; never before what a former one holds, as far as that is over.
 
         Returns where it begins.
         """
-        seam_ns = max(seam_ns, _ceil_minute(self._position.to_ns))
+        if not (market.steady and self._position.to_ns > market.bounds_ns()[1] + STEP_NS):
+            seam_ns = max(seam_ns, ceil_minute(self._position.to_ns))
+        self.seam.claims.begun(seam_ns, at_s)
         self._session = session
         self.seam.begin(seam_ns)
         first_ns = self._position.first_ns or seam_ns
         past = self.seam.past
         self._position = LivePosition(session=session, seam_ns=seam_ns, to_ns=seam_ns, first_ns=first_ns, past=past)
         return seam_ns
+
+    def review(self, market: MarketClock, now_s: float) -> list[Interval]:
+        """Take back what was claimed while the vendor's clock was wrong: the minutes that are asked for instead.
+
+        Raises: RetryableSourceError when the session itself begins in the future: a new one will not.
+        """
+        wrong = self.seam.review(market, now_s)
+        low_ns, high_ns = market.bounds_ns(now_s)
+        if self._session and market.steady and self._position.to_ns > high_ns + STEP_NS:
+            if self._position.seam_ns > ceil_minute(high_ns) + NS_PER_MINUTE:
+                raise RetryableSourceError("the session begins in the future: the vendor's clock was wrong")
+            to_ns = max(self._position.seam_ns, low_ns - low_ns % NS_PER_S)
+            self._position = attrs.evolve(self._position, to_ns=to_ns)
+        return wrong
 
     def end(self) -> None:
         """The session is over."""
@@ -124,6 +146,9 @@ class LiveFeed:
         append = LiveAppend(target=self.target, ticks=ticks, records=records, now_ns=moment.now_ns, tally=self.tally)
         to_ns = records[-1].to_ns if records else self._position.to_ns
         position = attrs.evolve(self._position, to_ns=to_ns, past=self.seam.past, again=owed)
+        if records:
+            position = attrs.evolve(position, told_ns=moment.wall_ns)
+            self.seam.claims.over(to_ns, moment.now_s)
         request = await self.appender.submit(self._draft(append, position))
         self._sequence += 1
         self._position, self._owed = position, owed
@@ -199,7 +224,3 @@ def owed_minutes(refused: tuple[Interval, ...], seam_ns: int, asked_to_ns: int) 
     return [
         (start, start + NS_PER_MINUTE) for start in minutes if start >= seam_ns or start + NS_PER_MINUTE <= asked_to_ns
     ]
-
-
-def _ceil_minute(ns: int) -> int:
-    return -(-ns // NS_PER_MINUTE) * NS_PER_MINUTE

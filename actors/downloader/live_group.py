@@ -104,7 +104,8 @@ class LiveGroup:
         async with trio.open_nursery() as nursery:
             try:
                 for feed in self.feeds.values():
-                    await feed.resume()
+                    await feed.resume(self.ctx.clock)
+                await self._wait_out_doubt()
                 stream = await self.source.connect(nursery, self.asset_class, self.symbols)
                 try:
                     await self._session(stream)
@@ -117,12 +118,13 @@ class LiveGroup:
         return lost
 
     async def _session(self, stream: LiveStream) -> None:
+        subscribed_s = trio.current_time()
         seam_ns = await self._seam()
         session = self.ctx.entropy.new_id()
         begun: list[int] = []
         for (symbol, _), feed in self.feeds.items():
             if symbol not in stream.refused:
-                begun.append(feed.begin(session, seam_ns))
+                begun.append(feed.begin(session, seam_ns, self.market, subscribed_s))
         self._tell_up(session, max(begun, default=seam_ns), stream)
         watch = Contiguity(market=self.market, safety_s=self.limits.safety_s)
         self._silence.began(self.market.now_ns(), trio.current_time())
@@ -148,7 +150,15 @@ class LiveGroup:
                 raise RetryableSourceError(f"the vendor's clock is not known yet: {exc}") from exc
         except PermanentSourceError:
             pass  # not part of the plan: our clock must do
+        if told_ns and self.market.doubtful:
+            raise RetryableSourceError("the vendor's clock contradicts itself")
         return ceil_minute(max(told_ns, self.market.bounds_ns()[1]))
+
+    async def _wait_out_doubt(self) -> None:
+        """While the vendor's clock is in doubt a session would begin anywhere; doubt ends (market_clock)."""
+        while self.market.doubtful:
+            self.ctx.progress()
+            await trio.sleep(LOOK_S)
 
     async def _pump(self, stream: LiveStream, watch: Contiguity) -> None:
         """Events to feeds, feeds to the log. Raises what ends the session."""
@@ -160,6 +170,7 @@ class LiveGroup:
                 flush_s = trio.current_time() + self.limits.linger_s
             if now_s >= look_s:
                 self._judge_silence(now_s)
+                self._review(now_s)
                 self._tell_last(now_s)
                 look_s = now_s + LOOK_S
             events: Sequence[Ticks | Alive] = ()
@@ -202,11 +213,19 @@ class LiveGroup:
             now_ns=self.market.bounds_ns()[1],
             available_ns=floor_minute(self.market.bounds_ns(now_s - self.limits.minute_settle_s)[0]),
             now_s=now_s,
+            wall_ns=self.ctx.clock.wall_ns(),
         )
 
     def _judge_silence(self, now_s: float) -> None:
         if reason := self._silence.overdue(self.market.now_ns(), now_s):
             raise RetryableSourceError(reason)
+
+    def _review(self, now_s: float) -> None:
+        """Claims made while the vendor's clock was wrong are taken back."""
+        for (symbol, kind), feed in self.feeds.items():
+            if wrong := feed.review(self.market, now_s):
+                spans = [f"{format_ns(from_ns)} to {format_ns(to_ns)}" for from_ns, to_ns in wrong[:3]]
+                self.ctx.log.warning("vendor_clock_was_wrong", symbol=symbol, kind=kind, fetched_again=spans)
 
     async def _finish(self, watch: Contiguity) -> None:
         """What was received is appended; the session claims nothing more."""

@@ -12,8 +12,8 @@ from actors.downloader.jobs import floor_minute
 from actors.market.coverage import IntervalSet
 from runtime.log.types import POSITION_BYTES_MAX
 
-LISTS_BYTES_MAX = (POSITION_BYTES_MAX - 264) // 2
-"""Of each of the two lists; the rest holds a session id, three instants and the JSON around them."""
+LISTS_BYTES_MAX = (POSITION_BYTES_MAX - 290) // 2
+"""Of each of the two lists; the rest holds a session id, four instants and the JSON around them."""
 
 
 class _Json(msgspec.Struct, kw_only=True):
@@ -21,6 +21,7 @@ class _Json(msgspec.Struct, kw_only=True):
     seam: int = 0
     to: int = 0
     first: int = 0
+    told: int = 0
     past: list[tuple[int, int]] = []
     again: list[tuple[int, int]] = []
 
@@ -37,6 +38,8 @@ class LivePosition:
     """It is contiguous up to here; at least `seam_ns`."""
     first_ns: int = 0
     """The first live instant ever of this feed."""
+    told_ns: int = 0
+    """Our wall clock when `to_ns` was said; 0: not known."""
     past: IntervalSet = attrs.field(factory=IntervalSet)
     """Whole minutes that former sessions hold, as far as history did not take them into its own position."""
     again: IntervalSet = attrs.field(factory=IntervalSet)
@@ -52,6 +55,7 @@ class LivePosition:
         past = self.past.to_json(bytes_max=LISTS_BYTES_MAX)
         again = json.dumps(list(widened(self.again, LISTS_BYTES_MAX)), separators=(",", ":"))
         head = {"session": self.session, "seam": self.seam_ns, "to": self.to_ns, "first": self.first_ns}
+        head["told"] = self.told_ns
         return f'{msgspec.json.encode(head).decode()[:-1]},"past":{past},"again":{again}}}'.encode()
 
     @classmethod
@@ -65,6 +69,7 @@ class LivePosition:
             seam_ns=found.seam,
             to_ns=found.to,
             first_ns=found.first,
+            told_ns=found.told,
             past=IntervalSet(found.past),
             again=IntervalSet(found.again),
         )

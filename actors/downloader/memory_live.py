@@ -49,6 +49,8 @@ class MemoryTime:
     market: MemoryMarket
     latency_s: float = 0.01
     down: Callable[[], bool] = lambda: False
+    wrong_s: Callable[[], float] = lambda: 0.0
+    """How far the clock is off that answers; the market goes on by the true one."""
 
     async def server_time(self) -> Sample:
         """See the port."""
@@ -56,7 +58,7 @@ class MemoryTime:
         await trio.sleep(self.latency_s)
         if self.down():
             raise RetryableSourceError("fault: the clock does not answer")
-        told_ns = self.market.now_ns() // NS_PER_S * NS_PER_S
+        told_ns = (self.market.now_ns() + round(self.wrong_s() * NS_PER_S)) // NS_PER_S * NS_PER_S
         await trio.sleep(self.latency_s)
         return Sample(sent_s=sent_s, received_s=trio.current_time(), vendor_ns=told_ns)
 

@@ -30,6 +30,8 @@ class Covers:
     """Its hour was settled when it was asked for."""
     live: IntervalSet = NOTHING
     """Minutes that past live sessions hold: they become covered with it."""
+    told_ns: int = 0
+    """Our wall clock when it was asked for, behind a live stream; else 0."""
 
 
 @attrs.frozen(kw_only=True)
@@ -88,6 +90,8 @@ class HistoryProducer:
         position = self._planned.with_covered(covers.live).after_slice(
             covers.from_ns, covers.to_ns, covers.wanted, confirms=covers.confirms
         )
+        if position.end_ns > self._planned.end_ns:
+            position = attrs.evolve(position, told_ns=covers.told_ns)
         draft = SliceDraft(
             producer=self.name,
             sequence=self._sequence + 1,

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable
 import attrs
 import trio
 
+from actors.downloader.claims import Claims
 from actors.downloader.jobs import floor_minute
 from actors.downloader.live_position import LivePosition, common, without
 from actors.market.coverage import IntervalSet
 from runtime.clock import NS_PER_MINUTE
 from runtime.log.types import Interval, ProducerState
+from runtime.market_clock import MarketClock
 
 COUNTED_MINUTES_MAX = 3 * 24 * 60
 """Of rows not confirmed yet; older minutes are forgotten first, and are confirmed without this check."""
@@ -115,6 +117,7 @@ class FeedSeam:
     """Where what is wanted begins; None until history knows."""
     orders: Orders = attrs.field(factory=Orders)
     counts: MinuteCounts = attrs.field(factory=MinuteCounts)
+    claims: Claims = attrs.field(factory=Claims)
     shift_ns: int | None = None
     """Added to a history_from that is relative to now: how far the market's clock was from ours when first asked."""
     live_to_ns: int = 0
@@ -154,6 +157,13 @@ class FeedSeam:
         self.orders.add(minutes, now_s)
         self.forget_unwanted()
         self.wake()
+
+    def review(self, market: MarketClock, now_s: float) -> list[Interval]:
+        """What was claimed while the vendor's clock was wrong is to be asked for (once more)."""
+        wrong = self.claims.review(market, now_s)
+        if wrong:
+            self.order(wrong, now_s)
+        return wrong
 
     def forget_unwanted(self) -> None:
         """What is owed before the beginning of all that is wanted."""

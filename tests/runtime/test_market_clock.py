@@ -134,15 +134,109 @@ def test_a_standing_clock_that_starts_to_run_is_followed_from_the_second_answer_
 
 
 @pytest.mark.parametrize("step_s", [-18_000, -30, 30, 18_000])
-def test_a_step_of_the_vendors_clock_is_believed(step_s):
+def test_a_step_of_the_vendors_clock_is_believed_when_answers_agree_for_half_a_minute(step_s):
     vendor = Vendor()
     clock = MarketClock(vendor.hands)
     ask(clock, vendor, 20)
     vendor.pace(1.0, step_s * S)
+    ask(clock, vendor, 25)
+    assert clock.doubtful
+    low, high = clock.bounds_ns()
+    assert low <= vendor.true_ns() <= high, "in doubt both are allowed for"
+    assert min(abs(low - vendor.true_ns()), abs(high - vendor.true_ns())) < 2 * S, "and not more than both"
+    ask(clock, vendor, 7)
+    assert not clock.doubtful
+    low, high = clock.bounds_ns()
+    assert low <= vendor.true_ns() <= high < low + 2 * S
+    assert clock.rate == 1.0
+
+
+@pytest.mark.parametrize("step_s", [-18_000, -30, 30, 18_000])
+def test_a_step_of_a_clock_that_is_hardly_known_is_believed_at_once(step_s):
+    vendor = Vendor()
+    clock = MarketClock(vendor.hands)
+    ask(clock, vendor, 5)
+    vendor.pace(1.0, step_s * S)
     ask(clock, vendor, 3)
     low, high = clock.bounds_ns()
     assert low <= vendor.true_ns() <= high
-    assert clock.rate == 1.0
+    assert not clock.doubtful
+
+
+@pytest.mark.parametrize("step_s", [-600, -6, 8, 600, 86_400])
+@pytest.mark.parametrize("wrong", [1, 2, 14])
+def test_wrong_answers_for_some_seconds_are_not_believed_and_both_are_allowed_for(step_s, wrong):
+    """One server of many has a wrong clock: live would claim ten minutes that are still to come."""
+    vendor = Vendor()
+    clock = MarketClock(vendor.hands)
+    ask(clock, vendor, 20)
+    for _ in range(3):
+        for _ in range(wrong):
+            vendor.pace(1.0, step_s * S)
+            ask(clock, vendor, 1, every_s=0)
+            vendor.pace(1.0, -step_s * S)
+            vendor.hands.monotonic += 1.01
+            assert clock.doubtful
+            low, high = clock.bounds_ns()
+            wrong_ns = vendor.true_ns() + step_s * S
+            assert low <= min(vendor.true_ns(), wrong_ns) and max(vendor.true_ns(), wrong_ns) <= high  # noqa: PT018
+            assert abs(clock.now_ns() - vendor.true_ns()) < S, "the guess is not moved"
+        ask(clock, vendor, 1)
+        assert not clock.doubtful
+        low, high = clock.bounds_ns()
+        assert low <= vendor.true_ns() <= high < low + 2 * S
+
+
+def test_a_wrong_server_that_answers_now_and_then_is_never_believed():
+    vendor = Vendor()
+    clock = MarketClock(vendor.hands)
+    ask(clock, vendor, 20)
+    for _ in range(100):
+        vendor.pace(1.0, 600 * S)
+        ask(clock, vendor, 2, every_s=0.01)
+        vendor.pace(1.0, -600 * S)
+        ask(clock, vendor, 1)
+        assert abs(clock.now_ns() - vendor.true_ns()) < S
+
+
+@pytest.mark.parametrize("rate", [0.0, 30.0, 300.0])
+def test_a_steady_clock_that_runs_otherwise_from_now_on_is_followed_in_the_end(rate):
+    """The answers never agree at our rate: doubt has an end."""
+    vendor = Vendor()
+    clock = MarketClock(vendor.hands)
+    ask(clock, vendor, 20)
+    vendor.pace(rate)
+    ask(clock, vendor, 110)
+    assert not clock.doubtful
+    low, high = clock.bounds_ns()
+    assert low <= vendor.true_ns() <= high
+    assert clock.rate == pytest.approx(rate, rel=0.05)
+
+
+def test_doubt_is_forgotten_when_no_other_answer_comes():
+    vendor = Vendor()
+    clock = MarketClock(vendor.hands)
+    ask(clock, vendor, 20)
+    vendor.pace(1.0, -600 * S)
+    ask(clock, vendor, 1)
+    vendor.pace(1.0, 600 * S)
+    assert clock.doubtful
+    assert not clock.steady
+    vendor.hands.monotonic += market_clock.DOUBT_S_MAX
+    assert not clock.doubtful
+    low, high = clock.bounds_ns()
+    assert low <= vendor.true_ns() <= high < low + 2 * S
+
+
+def test_control_without_the_doubt_one_wrong_answer_moves_the_clock(monkeypatch):
+    monkeypatch.setattr(MarketClock, "_doubts", lambda *_: False)
+    vendor = Vendor()
+    clock = MarketClock(vendor.hands)
+    ask(clock, vendor, 20)
+    vendor.pace(1.0, 600 * S)
+    ask(clock, vendor, 1, every_s=0)
+    vendor.pace(1.0, -600 * S)
+    assert clock.bounds_ns()[0] > vendor.true_ns() + 500 * S
 
 
 def test_a_step_of_our_own_wall_clock_changes_nothing_but_the_offset():
