@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import attrs
+import outcome
 import structlog
 import trio
 
@@ -31,8 +32,30 @@ class Offload(Protocol):
 
 
 async def offload_to_thread(fn: Callable[[], T], *, limiter: trio.CapacityLimiter | None = None) -> T:
-    """The production `Offload`."""
-    return await trio.to_thread.run_sync(fn, limiter=limiter)
+    """The production `Offload`: `trio.to_thread.run_sync`, but with a place free, which is nearly always, it takes that
+    without a turn of the scheduler and copies no context. A third of a hop's time, felt in every commit of the log."""
+    places = limiter or trio.to_thread.current_default_thread_limiter()
+    await trio.lowlevel.checkpoint_if_cancelled()
+    borrower = object()
+    try:
+        places.acquire_on_behalf_of_nowait(borrower)
+    except trio.WouldBlock:
+        return await trio.to_thread.run_sync(fn, limiter=places)
+    try:
+        return await _in_cached_thread(fn)
+    finally:
+        places.release_on_behalf_of(borrower)
+
+
+async def _in_cached_thread(fn: Callable[[], T]) -> T:
+    task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
+
+    def deliver(result: outcome.Outcome[T]) -> None:
+        token.run_sync_soon(trio.lowlevel.reschedule, task, result)
+
+    trio.lowlevel.start_thread_soon(fn, deliver)
+    value: T = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+    return value
 
 
 async def offload_inline(fn: Callable[[], T], *, limiter: trio.CapacityLimiter | None = None) -> T:

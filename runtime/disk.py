@@ -17,6 +17,8 @@ __all__ = ["Disk", "File", "Lock", "MemoryDisk", "RealDisk", "SimulatedCrash", "
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
 _FILE_MODE = 0o640
 _SYNC_FILE_RANGE = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)  # Linux
+if _SYNC_FILE_RANGE is not None:
+    _SYNC_FILE_RANGE.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 _SYNC_FILE_RANGE_WRITE = 2
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ESPIPE, errno.EOPNOTSUPP)
 
@@ -63,8 +65,8 @@ class RealFile:
         """sync_file_range without waiting: it takes no error away from the fdatasync that follows."""
         if _SYNC_FILE_RANGE is None:
             return
-        arguments = (ctypes.c_int64(offset), ctypes.c_int64(size), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
-        if _SYNC_FILE_RANGE(ctypes.c_int(self._fd), *arguments) and ctypes.get_errno() not in _UNSUPPORTED:
+        failed = _SYNC_FILE_RANGE(self._fd, offset, size, _SYNC_FILE_RANGE_WRITE)
+        if failed and ctypes.get_errno() not in _UNSUPPORTED:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     def datasync(self) -> None:

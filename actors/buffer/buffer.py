@@ -232,7 +232,7 @@ class _Intake:
     _reserve: Mailbox[AppendRequest] | None
     _ctx: ActorContext
     _urgent: list[AppendRequest] = attrs.field(factory=list)
-    _waits: trio.CancelScope | None = None
+    _waits: bool = False
 
     async def watch_drain(self) -> None:
         """End the wait for input when the supervisor asks for it."""
@@ -251,17 +251,17 @@ class _Intake:
                 request.answer(outcome.Error(NotConnected("the buffer ended before this append was committed")))
 
     async def first(self, batch: list[AppendRequest]) -> None:
-        """Put at least one request into `batch`; none when drained. Cancelled: what was received is in it."""
+        """Put at least one request into `batch` (maybe `_wake`'s); none when drained."""
         batch += self.take_urgent()
         with suppress(trio.WouldBlock):
             batch.append(self._inbox.receive_nowait())
         if not batch and not self._ctx.drain_requested.is_set():
-            with (
-                self._ctx.waiting("appends"),
-                trio.CancelScope() as self._waits,
-            ):  # or the watchdog would call it stalled
-                batch.append(await self._inbox.receive())
-            self._waits = None
+            self._waits = True
+            try:
+                with self._ctx.waiting("appends"):  # or the watchdog would call it stalled
+                    batch.append(await self._inbox.receive())
+            finally:
+                self._waits = False
             batch += self.take_urgent()
 
     def take_urgent(self) -> list[AppendRequest]:
@@ -270,8 +270,10 @@ class _Intake:
         return got
 
     def _wake(self) -> None:
-        if self._waits is not None:
-            self._waits.cancel()
+        """By a barrier that nobody waits for. (A cancel scope around each wait is felt in every commit.)"""
+        if self._waits:
+            with suppress(trio.WouldBlock):  # full: then it is woken already
+                self._inbox.send_nowait(AppendRequest(None))
 
 
 def _count(groups: list[Group], ctx: ActorContext) -> None:

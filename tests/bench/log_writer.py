@@ -20,23 +20,50 @@ from actors.buffer.buffer import Buffer, CommitLimits
 from runtime.actor import ActorContext, Seams, offload_to_thread
 from runtime.board import Board
 from runtime.clock import SystemClock
-from runtime.disk import RealDisk
+from runtime.disk import File, RealDisk, RealFile
 from runtime.entropy import SeededEntropy
 from runtime.errors import LogFull
 from runtime.log.appender import Appender, AppendRequest
+from runtime.log.frame import body_checksum, pack_fields
 from runtime.log.log import Log, LogSettings
-from runtime.log.types import FrameDraft, GroupDraft
+from runtime.log.types import Appended, FrameDraft, GroupDraft
 from runtime.mailbox import Mailbox
 from tests.bench.figure import Figure
 
 BLOCK = 8
 """Commits in turn: short, so that what else the machine does hits both sides."""
 SEGMENT = 64 << 20
+HEADER = 176
+"""Of a frame, as `draft` makes them."""
+FIELDS = tuple(range(1, 19))
+"""Some header."""
 
 
-def open_log(folder: Path) -> Log:
+class SlowFile(RealFile):
+    """Its sync takes `delay_s` longer."""
+
+    delay_s = 0.0
+
+    def datasync(self) -> None:
+        super().datasync()
+        time.sleep(self.delay_s)
+
+
+@attrs.define
+class SlowDisk(RealDisk):
+    delay_s: float
+
+    def open(self, path: Path, *, write: bool = False, create: bool = False) -> File:
+        file = super().open(path, write=write, create=create)
+        assert isinstance(file, RealFile)
+        slow = SlowFile(file._fd)
+        slow.delay_s = self.delay_s
+        return slow
+
+
+def open_log(folder: Path, delay_s: float = 0.0) -> Log:
     return Log.open(
-        RealDisk(),
+        SlowDisk(delay_s) if delay_s else RealDisk(),
         folder,
         settings=LogSettings(segment_bytes=SEGMENT, background_upkeep=True),
         schemas={"quotes": b"x" * 300},
@@ -94,40 +121,65 @@ class Raw:
     """pwritev + fdatasync of the same bytes, into preallocated files of the same size."""
 
     folder: Path
+    name: str
     buffers: list[bytes]
     files: list[int] = attrs.field(factory=list)
     at: int = SEGMENT
+    delay_s: float = 0.0
+    header = 0
+    """Bytes that `write` puts before each buffer."""
 
     def prepare(self, commits: int) -> None:
         """All the files it will need: it never waits for an allocation."""
-        needed = commits * sum(map(len, self.buffers)) // (SEGMENT - (1 << 20)) + 2
+        needed = commits * (sum(map(len, self.buffers)) + len(self.buffers) * self.header) // (SEGMENT - (1 << 20)) + 2
         for n in range(needed):
-            fd = os.open(self.folder / f"raw{n}", os.O_RDWR | os.O_CREAT)
+            fd = os.open(self.folder / f"{self.name}{n}", os.O_RDWR | os.O_CREAT)
             os.posix_fallocate(fd, 0, SEGMENT)
             os.fsync(fd)
             self.files.append(fd)
         self.at = 0
 
     def one(self) -> float:
-        size = sum(map(len, self.buffers))
+        size = sum(map(len, self.buffers)) + len(self.buffers) * self.header
         if self.at + size > SEGMENT:
             os.close(self.files.pop(0))
             self.at = 0
         start = time.perf_counter()
-        os.pwritev(self.files[0], self.buffers, self.at)
+        self.write()
         os.fdatasync(self.files[0])
+        if self.delay_s:
+            time.sleep(self.delay_s)
         took = time.perf_counter() - start
         self.at += size
         return took
+
+    def write(self) -> None:
+        os.pwritev(self.files[0], self.buffers, self.at)
 
     def close(self) -> None:
         for fd in self.files:
             os.close(fd)
 
 
+class Floor(Raw):
+    """Raw, and the least that any log has to do in Python: both checksums, a packed header, one object as the answer."""
+
+    header = HEADER
+
+    def write(self) -> None:
+        buffers, crc = [], 0
+        for body in self.buffers:
+            packed, crc = pack_fields((*FIELDS, body_checksum(body), 0), b"p", b"p" * 20)
+            buffers += [packed, body]
+        os.pwritev(self.files[0], buffers, self.at)
+        Appended(position=self.at, end_position=self.at + len(buffers), stamp_ns=crc, duplicate=False)
+
+
 def figures() -> Iterator[Figure]:
     for groups, size, rounds in ((1, 65_536, 60), (8, 65_536, 40), (1, 26_000, 60)):
         yield from synchronous(groups, size, rounds)
+    for delay_s in (0.001, 0.005):
+        yield from synchronous(1, 65_536, 20, delay_s)
     yield from through_trio(1, 30)
     yield from through_trio(16, 10)
 
@@ -155,25 +207,31 @@ class Turns:
         return Figure(value=ours, anchor_value=raw, unit="us", **words)  # type: ignore[arg-type]
 
 
-def synchronous(groups: int, size: int, rounds: int) -> Iterator[Figure]:
+def synchronous(groups: int, size: int, rounds: int, delay_s: float = 0.0) -> Iterator[Figure]:
+    """`delay_s`: so much is every sync of both sides slower than this machine's."""
     folder = Path(tempfile.mkdtemp(prefix="holdfast-bench-", dir=os.environ.get("HOLDFAST_BENCH_DIR")))
     body = random.randbytes(size)
-    ours = Ours(open_log(folder / "log"), body, groups)
-    raw = Raw(folder, [body + bytes(176)] * groups)  # what a group of this size takes on disk
+    ours = Ours(open_log(folder / "log", delay_s), body, groups)
+    raw = Raw(folder, "raw", [body + bytes(HEADER)] * groups, delay_s=delay_s)  # what a group of this size takes
+    floor = Floor(folder, "floor", [body] * groups, delay_s=delay_s)
+    sides: dict[str, Ours | Raw] = {"ours": ours, "raw": raw, "floor": floor}
     raw.prepare(rounds * BLOCK)
+    floor.prepare(rounds * BLOCK)
     ours.start()
-    turns = Turns("ours", "raw")
+    turns = Turns(*sides)
     try:
         for _ in range(rounds):
-            for name, side in random.sample([("ours", ours), ("raw", raw)], 2):
+            for name, side in random.sample(list(sides.items()), len(sides)):
                 turns.blocks[name].append([side.one() for _ in range(BLOCK)])
     finally:
         ours.close()
         raw.close()
+        floor.close()
         shutil.rmtree(folder)
-    name = f"log_sync_{size // 1000}k_x{groups}"
+    name = f"log_sync_{size // 1000}k_x{groups}" + (f"_plus_{delay_s * 1000:.0f}ms" if delay_s else "")
     words = {"unit": "commits/s", "anchor": "raw append + fdatasync, same preallocation"}
     yield turns.median("ours", "raw", name=f"{name}_median", **words)
+    yield turns.median("floor", "raw", name=f"{name}_floor", **words)
     # The mean counts everything, segment changes too; but one slow sync of the disk moves it.
     yield Figure(
         name=f"{name}_mean",
@@ -216,7 +274,7 @@ async def trio_turns(folder: Path, producers: int, rounds: int) -> Turns:
     started = trio.Event()
     ctx = ActorContext(name="buffer", incarnation=1, seams=seams, log=structlog.get_logger(), on_ready=started.set)
     appender = Appender(inbox=inbox, lookup=log.producer)
-    raw = Raw(folder, [body + bytes(176)])
+    raw = Raw(folder, "raw", [body + bytes(HEADER)])
     raw.prepare(2 * rounds * BLOCK)
     turns = Turns("ours", "raw", "hop")
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import structlog
 import trio
+import trio.testing
 
 from runtime.actor import ActorContext, Seams, offload_inline, offload_to_thread
 from runtime.board import Board
@@ -66,3 +69,43 @@ async def test_offload_gives_the_result_or_the_error(offload) -> None:
     assert await offload(lambda: 42) == 42
     with pytest.raises(ZeroDivisionError):
         await offload(lambda: 1 // 0)
+
+
+async def test_offload_waits_for_a_place_and_gives_it_back_whatever_happens() -> None:
+    limiter, order = trio.CapacityLimiter(1), []
+    may_end = threading.Event()
+
+    async def second() -> None:
+        order.append(await offload_to_thread(lambda: "second", limiter=limiter))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            lambda: offload_to_thread(lambda: may_end.wait(10) and order.append("first"), limiter=limiter)
+        )
+        await trio.testing.wait_all_tasks_blocked()
+        assert limiter.borrowed_tokens == 1
+        nursery.start_soon(second)
+        await trio.testing.wait_all_tasks_blocked()
+        assert order == []
+        may_end.set()
+    assert order == ["first", "second"]
+    with pytest.raises(ZeroDivisionError):
+        await offload_to_thread(lambda: 1 // 0, limiter=limiter)
+    assert limiter.borrowed_tokens == 0
+
+
+async def test_offload_ends_what_it_began_and_begins_nothing_when_cancelled() -> None:
+    """Not abandoned: the log's write ends before its task does."""
+    done: list[str] = []
+    may_end = threading.Event()
+
+    async def run() -> None:
+        await offload_to_thread(lambda: may_end.wait(10) and done.append("began before"))
+        await offload_to_thread(lambda: done.append("began after"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        may_end.set()
+    assert done == ["began before"]
