@@ -80,6 +80,8 @@ class LiveVendor:
     hole: str = ""
     """Rows of this symbol are never sent; nothing else tells."""
     time_down: bool = False
+    time_wrong_s: int = 0
+    """So far off is the server that answers who has asked for a while; the market goes on by the true time."""
     begins_with_us: bool = False
     """The clock stands until the first subscription."""
     excused: dict[str, Counter[Tick]] = attrs.field(factory=dict)
@@ -150,6 +152,7 @@ class LiveVendor:
     def heal(self) -> None:
         """Nothing goes wrong any more."""
         self.silent = self.hung = self.held = self.time_down = False
+        self.time_wrong_s = 0
         self.hole, self.down_to_s = "", 0.0
         for connection in self.connections:
             if connection.refused:  # it is not asked again before the next connection

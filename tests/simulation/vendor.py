@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -100,12 +101,17 @@ class SimStream:
         return {}
 
 
-@attrs.frozen(eq=False)
+STEADY_S = 8.0
+"""Who asked for less has nothing to hold a wrong answer against, and would believe it."""
+
+
+@attrs.define(eq=False)
 class SimTime:
     """`TimeSource`: whole seconds. While the clock stands it answers: how else should anybody know."""
 
     vendor: LiveVendor
     fence: Fence
+    began_s: float = math.inf
 
     async def server_time(self) -> Sample:
         """See the port."""
@@ -115,7 +121,10 @@ class SimTime:
         down = self.vendor.time_down or (world.vendor_is_down and world.on_fire)
         if down and not clock.stands:
             raise RetryableSourceError("fault: the clock does not answer")
-        told_ns = clock.now_ns() // NS * NS
+        self.began_s = min(self.began_s, sent_s)
+        wrong_s = self.vendor.time_wrong_s if sent_s - self.began_s >= STEADY_S else 0
+        world.trace.reached["vendor's clock: wrong answer"] += bool(wrong_s)
+        told_ns = clock.now_ns() // NS * NS + wrong_s * NS
         await self._travel()
         return Sample(sent_s=sent_s, received_s=trio.current_time(), vendor_ns=told_ns)
 
