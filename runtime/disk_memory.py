@@ -19,6 +19,8 @@ from runtime.disk_port import DiskHelpers, File, Lock
 from runtime.entropy import SeededEntropy
 
 SECTOR = 512
+ONE_SECTOR_GONE = 0.5
+"""Of the writes that a crash tears: all is there but one sector, which is the hardest to notice."""
 
 
 class SimulatedCrash(Exception):
@@ -128,14 +130,18 @@ class _Inode:
         self.lost.clear()
 
     def _redo(self, op: _Write, keep: float, entropy: SeededEntropy) -> None:
+        sectors = _sectors(op)
         whole = entropy.uniform() < keep
         each = 1.0 if whole else entropy.uniform() * keep
+        gone = -1
+        if not whole and keep and entropy.uniform() < ONE_SECTOR_GONE:
+            each, gone = 1.0, sectors[int(entropy.uniform() * len(sectors))]
         if each and entropy.uniform() < keep:
             self.size = max(self.size, op.offset + len(op.new))  # the length arrived before the content: zeros
-        for sector in _sectors(op):
+        for sector in sectors:
             low = max(0, sector * SECTOR - op.offset)
             high = min(len(op.new), (sector + 1) * SECTOR - op.offset)
-            if entropy.uniform() < each:
+            if entropy.uniform() < each and sector != gone:
                 self.put(op.offset + low, op.new[low:high])
 
 

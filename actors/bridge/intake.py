@@ -9,7 +9,6 @@ import trio
 
 from actors.bridge.lanes import Lanes
 from actors.bridge.plan import Coalescing, Lane
-from runtime.errors import SinkError
 from runtime.log.consumer import Consumer
 
 
@@ -65,21 +64,11 @@ class Intake:
         yield self.lanes.history, self.history
 
     async def _wait_for_groups(self) -> None:
-        """Until one lane was given something; one that is full is not read. Cancelled: nothing is lost."""
-        failures: list[SinkError] = []
-
-        async def wait_for(lane: Lane, consumer: Consumer) -> None:
-            try:
-                lane.offer(await consumer.read(bytes_max=self.read_bytes))
-            except SinkError as exc:
-                failures.append(exc)
-            nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            for lane, consumer in self._pairs():
-                if not lane.is_full(self.limits):
-                    nursery.start_soon(wait_for, lane, consumer)
-            if not nursery.child_tasks:
-                await trio.sleep_forever()
-        if failures:
-            raise failures[0]
+        """Until a lane that is not full has something to look at. Cancelled: nothing is lost."""
+        consumers = [consumer for lane, consumer in self._pairs() if not lane.is_full(self.limits)]
+        if not consumers:
+            await trio.sleep_forever()
+        if any(consumer.read_nowait_available() for consumer in consumers):
+            await trio.lowlevel.checkpoint()
+            return
+        await consumers[0].wait()  # they stand at the end of one log: news for one is news for all

@@ -69,6 +69,8 @@ class Faults:
     """The connection breaks in mid-write: a transaction leaves nothing, a keyed sink what was inserted so far."""
     poison_symbol: str = ""
     """Rows of this symbol are refused."""
+    poison_times: frozenset[int] = frozenset()
+    """Rows of these times (ts_ns) are refused."""
 
 
 @attrs.define(kw_only=True)
@@ -145,12 +147,13 @@ def table_of(parts: Iterable[Part], kind: str) -> pa.Table:
 
 def frame_counts(tables: Iterable[pa.Table]) -> Counter[tuple[int, int]]:
     """Candles per (partition, offset), each key once: what FINAL does."""
-    seen: dict[tuple[Any, ...], tuple[int, int]] = {}
-    for table in tables:
-        for row in table.select([*CANDLE_KEY, "log_partition", "log_offset"]).to_pylist():
-            *key, partition, offset = row.values()
-            seen[tuple(key)] = (partition, offset)
-    return Counter(seen.values())
+    places = ("log_partition", "log_offset")
+    rows = [table.select([*CANDLE_KEY, *places]) for table in tables]
+    if not rows:
+        return Counter()
+    newest = pa.concat_tables(rows).group_by(list(CANDLE_KEY), use_threads=False)
+    kept = newest.aggregate([(name, "last") for name in places])
+    return Counter(zip(*(kept.column(f"{name}_last").to_pylist() for name in places), strict=True))
 
 
 def rows_between(state: State, kind: str, symbol: str, from_ns: int, to_ns: int) -> pa.Table:

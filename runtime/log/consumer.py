@@ -57,3 +57,7 @@ class Consumer(Protocol):
     def read_nowait_available(self) -> bool:
         """True when `read` would not wait for new data."""
         ...
+
+    async def wait(self) -> None:
+        """Until `read_nowait_available`, which may be news of other partitions only."""
+        ...

@@ -86,6 +86,12 @@ class LogConsumer:
         """True when groups (perhaps of other partitions) are there to be looked at."""
         return self._position < self._log.end_position
 
+    async def wait(self) -> None:
+        """Until `read_nowait_available`."""
+        await trio.lowlevel.checkpoint()
+        while not self.read_nowait_available():
+            await self._news.wait()
+
     async def read(self, *, bytes_max: int = 4 << 20, wait: bool = True) -> list[Group]:
         """The next whole groups in physical order, at least one, about `bytes_max` of bodies; waits at the head.
 

@@ -27,8 +27,6 @@ def main() -> int:
     run.add_argument("--twice", type=int, default=-1, help="seeds to run again under another hash seed (a tenth)")
     worker = commands.add_parser("worker")
     worker.add_argument("--mutant", default="")
-    worker.add_argument("--stop-at-failure", action="store_true")
-    worker.add_argument("seeds", type=int, nargs="+")
     show = commands.add_parser("show")
     show.add_argument("seed", type=int)
     show.add_argument("--without", nargs="*", default=[])
@@ -53,7 +51,7 @@ def _run(args: argparse.Namespace) -> int:
 def _worker(args: argparse.Namespace) -> int:
     from tests.simulation.campaign import worker
 
-    worker(args.seeds, mutant=args.mutant, stop_at_failure=args.stop_at_failure)
+    worker(sys.stdin, mutant=args.mutant)
     return 0
 
 

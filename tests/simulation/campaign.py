@@ -7,10 +7,13 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Self
 
 import attrs
 
@@ -74,6 +77,7 @@ REACHED_MIN: dict[str, float] = {
     "vendor's clock does not answer": 5,
 }
 
+PROGRESS_S = 10.0
 TOLD_MAX = 5
 """Failures shown with their traces; of the others only the seed."""
 
@@ -127,41 +131,85 @@ def run_seed(seed: int, *, keep: bool = False, without: frozenset[str] = frozens
 
 
 def run_seeds(
-    seeds: Sequence[int], *, jobs: int, mutant: str = "", hash_seed: str = "", stop_at_failure: bool = False
+    seeds: Iterable[int], *, jobs: int, mutant: str = "", hash_seed: str = "", stop_at_failure: bool = False
 ) -> Iterator[Result]:
-    """In fresh processes, `jobs` at a time; results as they come."""
-    size = max(1, min(50, -(-len(seeds) // jobs)))
-    parts = [seeds[at : at + size] for at in range(0, len(seeds), size)]
-    with ThreadPoolExecutor(jobs) as pool:
-        running = [pool.submit(_in_a_process, part, mutant, hash_seed, stop_at_failure) for part in parts]
+    """In fresh processes, `jobs` of them, each given one seed after the other; results as they come.
+
+    `stop_at_failure`: no more seeds are begun; those under way (earlier ones among them) come to their end.
+    """
+    todo = iter(list(seeds))  # `next` of a list's iterator is atomic
+    done: SimpleQueue[Result | Exception | None] = SimpleQueue()
+
+    def feed() -> None:
         try:
-            for future in running:
-                yield from future.result()
+            with _Worker(mutant, hash_seed) as worker:
+                for seed in todo:
+                    result = worker.run(seed)
+                    done.put(result)
+                    if stop_at_failure and result.failure:
+                        deque(todo, maxlen=0)
+        except Exception as exc:  # noqa: BLE001 (raised where the results are read)
+            done.put(exc)
+        done.put(None)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for _ in range(jobs):
+            pool.submit(feed)
+        try:
+            running = jobs
+            while running:
+                result = done.get()
+                if isinstance(result, Exception):
+                    raise result
+                if result is None:
+                    running -= 1
+                else:
+                    yield result
         finally:
-            for future in running:
-                future.cancel()
+            deque(todo, maxlen=0)
 
 
-def _in_a_process(seeds: Sequence[int], mutant: str, hash_seed: str, stop_at_failure: bool) -> list[Result]:
-    """`python -m tests.simulation worker`: one JSON line per seed."""
-    command = [sys.executable, "-m", "tests.simulation", "worker", "--mutant", mutant, *map(str, seeds)]
-    if stop_at_failure:
-        command.insert(4, "--stop-at-failure")
-    environment = os.environ | {"PYTHONHASHSEED": hash_seed or "0"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    results = [_from_json(line) for line in done.stdout.splitlines()]
-    if done.returncode or not results:
-        raise RuntimeError(f"the worker of seeds {seeds[0]}.. ended with {done.returncode}: {done.stderr[-3000:]}")
-    return results
+class _Worker:
+    """`python -m tests.simulation worker`: a seed in, a line of JSON out."""
+
+    def __init__(self, mutant: str, hash_seed: str) -> None:
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in __exit__)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.simulation", "worker", "--mutant", mutant],
+            env=os.environ | {"PYTHONHASHSEED": hash_seed or "0"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            bufsize=1,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def run(self, seed: int) -> Result:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{seed}\n")
+        if line := self.process.stdout.readline():
+            return _from_json(line)
+        code = self.process.wait()
+        self.errors.seek(0)
+        raise RuntimeError(f"the worker of seed {seed} ended with {code}: {self.errors.read()[-3000:]}")
+
+    def __exit__(self, *exc: object) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+        self.errors.close()
 
 
-def worker(seeds: Iterable[int], *, mutant: str, stop_at_failure: bool) -> None:
-    """The other end of `_in_a_process`."""
+def worker(seeds: Iterable[str], *, mutant: str) -> None:
+    """The other end of `_Worker`."""
     for seed in seeds:
-        result = run_seed(seed, mutant=mutant)
-        print(json.dumps(attrs.asdict(result)), flush=True)
-        if result.failure and stop_at_failure:
-            return
+        print(json.dumps(attrs.asdict(run_seed(int(seed), mutant=mutant))), flush=True)
 
 
 def _from_json(line: str) -> Result:
@@ -189,7 +237,7 @@ class Campaign:
 
     def run(self) -> bool:
         """True when everything holds."""
-        began_s = time.monotonic()
+        began_s = told_s = time.monotonic()
         digests: dict[int, str] = {}
         events = 0
         virtual_s = 0.0
@@ -201,6 +249,9 @@ class Campaign:
             if result.failure:
                 self.failed.append(result)
                 print(told(result) if len(self.failed) <= TOLD_MAX else f"SEED={result.seed} failed, too", flush=True)
+            if time.monotonic() >= told_s + PROGRESS_S:
+                told_s = time.monotonic()
+                print(f"{len(digests)} of {self.seeds} seeds, {len(self.failed)} failed", file=sys.stderr, flush=True)
         took_s = time.monotonic() - began_s
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu_s = used.ru_utime + used.ru_stime

@@ -95,9 +95,7 @@ class Chaos:
         world.step_trap = (world.steps + self.rng.choice((0, 1, 7, 60, 400)) + self.rng.randrange(9), strike)
 
     async def _disk_death(self) -> None:
-        if self.world.stream is not None and self.rng.random() < 0.4:  # day files are written, their position is not
-            self.world.disk.die_at = ("write", 0, "checkpoint")
-        elif self.rng.random() < 0.7:  # inside of a commit, where it hurts
+        if self.rng.random() < 0.7:  # inside of a commit, where it hurts
             self.world.disk.die_at = (self.rng.choice(("write", "write", "sync")), self.rng.randrange(3), ".seg")
         else:
             self.world.disk.crash_after(self.rng.randrange(40))

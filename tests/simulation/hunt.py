@@ -24,22 +24,13 @@ def hunt(names: list[str], *, jobs: int, write: bool) -> int:
     began_s = time.monotonic()
     lines, alive = [], []
     for one in [m for m in MUTANTS if not names or m.name in names]:
-        killer, tried = None, 0
-        size = 10 * jobs
         live_only = one.area in LIVE_AREAS
-        for first in range(0, SEEDS, size):
-            seeds = [s for s in range(first, first + size) if not live_only or draw(s).live is not None]
-            if not seeds:
-                continue
-            results = list(run_seeds(seeds, jobs=jobs, mutant=one.name, stop_at_failure=True))
-            killer = next((r for r in sorted(results, key=lambda r: r.seed) if r.failure), None)
-            tried = first + size
-            if killer is not None:
-                tried = killer.seed + 1
-                break
+        seeds = [s for s in range(SEEDS) if not live_only or draw(s).live is not None]
+        results = run_seeds(seeds, jobs=jobs, mutant=one.name, stop_at_failure=True)
+        killer = min((r for r in results if r.failure), key=lambda r: r.seed, default=None)
         if killer is None:
             alive.append(one.name)
-            how = f"**survived {tried} seeds**"
+            how = f"**survived {SEEDS} seeds**"
         else:
             how = f"seed {killer.seed} | {_short(killer.failure)}"
         print(f"{one.name:28} {how}", flush=True)

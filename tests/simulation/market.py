@@ -130,8 +130,14 @@ def candles(kind: str, ticks: list[Tick], known: Known) -> dict[tuple[str, str, 
         for basis, price in quotes if kind == "quotes" else (("last", 2 * one),):
             for timeframe, minutes in TIMEFRAMES.items():
                 key = (timeframe, basis, ts - ts % (minutes * MINUTE))
-                bar = found.setdefault(key, [price, price, price, price, 0, 0, 0])
-                bar[1], bar[2], bar[3], bar[4] = max(bar[1], price), min(bar[2], price), price, bar[4] + 1
+                bar = found.get(key)
+                if bar is None:
+                    bar = found[key] = [price, price, price, price, 0, 0, 0]
+                elif price > bar[1]:
+                    bar[1] = price
+                elif price < bar[2]:
+                    bar[2] = price
+                bar[3], bar[4] = price, bar[4] + 1
                 bar[5], bar[6] = bar[5] + two, bar[6] + one * two
     out: dict[tuple[str, str, int], Candle] = {}
     for (timeframe, basis, start), bar in found.items():

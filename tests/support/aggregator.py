@@ -230,10 +230,13 @@ class MemoryConsumer:
     def read_nowait_available(self) -> bool:
         return self._position < self.log.end
 
-    async def read(self, *, bytes_max: int = 4 << 20) -> list[Group]:
+    async def wait(self) -> None:
         await trio.lowlevel.checkpoint()
         while not self.read_nowait_available():
             await self.log.grown.wait()
+
+    async def read(self, *, bytes_max: int = 4 << 20) -> list[Group]:
+        await self.wait()
         found = [group for group in self.log.groups if group.position >= self._position][: self.groups_per_read]
         self._position = found[-1].end_position
         return found

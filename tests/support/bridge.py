@@ -211,6 +211,11 @@ class FakeConsumer:
     def log_end_offset(self, partition: int) -> int:
         return self.log.offsets.get(partition, 0)
 
+    async def wait(self) -> None:
+        await trio.lowlevel.checkpoint()
+        while not self.read_nowait_available():
+            await self._grown.wait()
+
     async def read(self, *, bytes_max: int = 4 << 20, wait: bool = True) -> list[Group]:
         await trio.lowlevel.checkpoint()
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import attrs
@@ -316,14 +317,15 @@ async def poll(db: MemoryDatabase, found: list[int]) -> None:
 
 @pytest.fixture
 def slow_live(tick_rig, monkeypatch):
-    """The live consumer is read late."""
+    """The live consumer is read late: every other look finds nothing, as one into files of nothing but history."""
     read = tick_rig.consumer.live.read
+    late_looks = itertools.cycle((True, False))
 
     async def late(*, bytes_max, wait=True):
-        if not wait:
-            return []  # as a look into files of nothing but history
-        await trio.sleep(0.07)
-        return await read(bytes_max=bytes_max)
+        if next(late_looks):
+            await trio.sleep(0.07)
+            return []
+        return await read(bytes_max=bytes_max, wait=wait)
 
     monkeypatch.setattr(tick_rig.consumer.live, "read", late)
     tick_rig.settings["pace"] = Pace(read_bytes=2_000)
