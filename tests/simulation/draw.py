@@ -162,6 +162,7 @@ def _with_live(history: Draw, rng: random.Random) -> Draw:
     fire_s = rng.choice((5.0, 5.0, 8.0, 12.0, 20.0))
     rates = history.rates | {name: _rate(rng, *bounds) for name, bounds in LIVE_CLASSES.items()}
     rates["changed"] = 0.0
+    rates["clock_wrong"] = _rate(random.Random(f"clock/{history.seed}"), 0.05, 0.2)  # came later: moves no other draw
     border_ns = DAY_NS + rng.choice((10, 11, 22, 24)) * HOUR  # also: the last of a day
     start_ns = border_ns - round((fire_s + rng.choice((-4.0, 7.0, 9.0))) * rate) * NS - rng.randrange(NS)
     lead = rng.choice((2, 9, 30)) if rate == 1.0 else rng.choice((3, 20, 75))

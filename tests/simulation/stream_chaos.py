@@ -34,7 +34,11 @@ class StreamChaos:
             "stream_rival": self._rival,
             "stream_stands": self._stands,
             "clock_down": self._clock_down,
+<<<<<<< ours
             "state_death": self._state_death,
+=======
+            "clock_wrong": self._clock_wrong,
+>>>>>>> theirs
         }
 
     async def _state_death(self) -> None:
@@ -104,3 +108,12 @@ class StreamChaos:
         self.stream.time_down = True
         await self._for_a_while(8.0, "vendor's clock does not answer")
         self.stream.time_down = False
+
+    async def _clock_wrong(self) -> None:
+        """Only one that runs as ours does: a recording has no other server that could be wrong."""
+        if self.stream.clock.stands or self.stream.clock.rate != 1.0:
+            return
+        rng = self.world.rng("stream")
+        self.stream.time_wrong_s = rng.choice((-600, -60, 60, 600, 86_400))
+        await self._for_a_while(13.0, "vendor's clock wrong")
+        self.stream.time_wrong_s = 0
