@@ -34,11 +34,8 @@ class StreamChaos:
             "stream_rival": self._rival,
             "stream_stands": self._stands,
             "clock_down": self._clock_down,
-<<<<<<< ours
             "state_death": self._state_death,
-=======
             "clock_wrong": self._clock_wrong,
->>>>>>> theirs
         }
 
     async def _state_death(self) -> None:
