@@ -211,11 +211,19 @@ class Behind:
         if self.seam is None or not self.rules.confirm or not framed.coverage.is_final:
             return ""
         coverage = framed.coverage
-        had = self.seam.counts.rows(coverage.from_ns, coverage.to_ns)
+        had = self._live_rows(framed)
         if coverage.rows >= had or quarantined_of(framed) in position.quarantined:
             return ""
         self._later(coverage.from_ns, coverage.to_ns, self.rules.quarantine_retry_s)
         return f"{coverage.rows} rows, the live stream had {had}: to be fetched again"
+
+    def short_by(self, framed: Framed) -> int:
+        """Rows that live had and this final slice, believed because it came twice, does not."""
+        return max(0, self._live_rows(framed) - framed.coverage.rows) if framed.coverage.is_final else 0
+
+    def _live_rows(self, framed: Framed) -> int:
+        coverage = framed.coverage
+        return 0 if self.seam is None else self.seam.counts.rows(coverage.from_ns, coverage.to_ns)
 
 
 def quarantined_of(framed: Framed) -> Quarantined:

@@ -23,7 +23,7 @@ from actors.downloader.producer import Covers, HistoryProducer, Noted
 from actors.downloader.slices import Feed, Framed, Slice, SliceCutter, coverage_frames, frame_slice
 from actors.market.coverage import Coverage, IntervalSet
 from runtime.actor import ActorContext
-from runtime.clock import NS_PER_DAY
+from runtime.clock import NS_PER_DAY, format_ns
 from runtime.errors import NotConnected, PermanentSourceError
 
 FLUSH_S_MAX = 10.0
@@ -252,6 +252,9 @@ class Lane:
             record = attrs.evolve(coverage, status="quarantined", reason=doubt)
             frames = coverage_frames(self.feed.partition, record)
             return await self.producer.append_note(frames, quarantined=quarantined_of(framed))
+        if short := self.behind.short_by(framed):
+            told = {"from_": format_ns(coverage.from_ns), "to": format_ns(coverage.to_ns), "rows_fewer": short}
+            self.ctx.log.warning("short_answer_believed", symbol=coverage.symbol, kind=coverage.kind, **told)
         covers = Covers(
             wanted=wanted,
             from_ns=coverage.from_ns,

@@ -97,7 +97,14 @@ class LiveFeed:
         self.seam.begin(seam_ns)
         first_ns = self._position.first_ns or seam_ns
         past = self.seam.past
-        self._position = LivePosition(session=session, seam_ns=seam_ns, to_ns=seam_ns, first_ns=first_ns, past=past)
+        self._position = LivePosition(
+            session=session,
+            seam_ns=seam_ns,
+            to_ns=seam_ns,
+            first_ns=first_ns,
+            past=past,
+            rows=self.seam.counts.hours,
+        )
         return seam_ns
 
     def review(self, market: MarketClock, now_s: float) -> list[Interval]:
@@ -147,7 +154,7 @@ class LiveFeed:
         to_ns = records[-1].to_ns if records else self._position.to_ns
         position = attrs.evolve(self._position, to_ns=to_ns, past=self.seam.past, again=owed)
         if records:
-            position = attrs.evolve(position, told_ns=moment.wall_ns)
+            position = attrs.evolve(position, told_ns=moment.wall_ns, rows=self.seam.counts.hours)
             self.seam.claims.over(to_ns, moment.now_s)
         request = await self.appender.submit(self._draft(append, position))
         self._sequence += 1

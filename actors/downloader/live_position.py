@@ -12,8 +12,8 @@ from actors.downloader.jobs import floor_minute
 from actors.market.coverage import IntervalSet
 from runtime.log.types import POSITION_BYTES_MAX
 
-LISTS_BYTES_MAX = (POSITION_BYTES_MAX - 290) // 2
-"""Of each of the two lists; the rest holds a session id, four instants and the JSON around them."""
+LISTS_BYTES_MAX = (POSITION_BYTES_MAX - 440) // 2
+"""Of each of `past` and `again`; the rest holds a session id, four instants, four counts and the JSON around them."""
 
 
 class _Json(msgspec.Struct, kw_only=True):
@@ -22,6 +22,7 @@ class _Json(msgspec.Struct, kw_only=True):
     to: int = 0
     first: int = 0
     told: int = 0
+    rows: list[tuple[int, int]] = []
     past: list[tuple[int, int]] = []
     again: list[tuple[int, int]] = []
 
@@ -40,6 +41,8 @@ class LivePosition:
     """The first live instant ever of this feed."""
     told_ns: int = 0
     """Our wall clock when `to_ns` was said; 0: not known."""
+    rows: tuple[tuple[int, int], ...] = ()
+    """(start of an hour, live rows in it that were durable), of the newest few hours that are not confirmed."""
     past: IntervalSet = attrs.field(factory=IntervalSet)
     """Whole minutes that former sessions hold, as far as history did not take them into its own position."""
     again: IntervalSet = attrs.field(factory=IntervalSet)
@@ -54,8 +57,13 @@ class LivePosition:
         """JSON of at most POSITION_BYTES_MAX. A past minute left out costs a refetch; what is owed only grows."""
         past = self.past.to_json(bytes_max=LISTS_BYTES_MAX)
         again = json.dumps(list(widened(self.again, LISTS_BYTES_MAX)), separators=(",", ":"))
-        head = {"session": self.session, "seam": self.seam_ns, "to": self.to_ns, "first": self.first_ns}
-        head["told"] = self.told_ns
+        head: dict[str, object] = {
+            "session": self.session,
+            "seam": self.seam_ns,
+            "to": self.to_ns,
+            "first": self.first_ns,
+        }
+        head |= {"told": self.told_ns, "rows": self.rows}
         return f'{msgspec.json.encode(head).decode()[:-1]},"past":{past},"again":{again}}}'.encode()
 
     @classmethod
@@ -70,6 +78,7 @@ class LivePosition:
             to_ns=found.to,
             first_ns=found.first,
             told_ns=found.told,
+            rows=tuple(found.rows),
             past=IntervalSet(found.past),
             again=IntervalSet(found.again),
         )

@@ -15,10 +15,12 @@ from actors.downloader.claims import Claims
 from actors.downloader.jobs import floor_minute
 from actors.downloader.live_position import LivePosition, common, without
 from actors.market.coverage import IntervalSet
-from runtime.clock import NS_PER_MINUTE
+from runtime.clock import NS_PER_HOUR, NS_PER_MINUTE
 from runtime.log.types import Interval, ProducerState
 from runtime.market_clock import MarketClock
 
+COUNTED_HOURS_MAX = 4
+"""Of rows not confirmed yet, whose sum survives a kill in the live position."""
 COUNTED_MINUTES_MAX = 3 * 24 * 60
 """Of rows not confirmed yet; older minutes are forgotten first, and are confirmed without this check."""
 
@@ -82,6 +84,22 @@ class MinuteCounts:
     """Live rows per minute that are in the log and not confirmed."""
 
     _rows: dict[int, int] = attrs.field(factory=dict)
+    _before: dict[int, int] = attrs.field(factory=dict)
+    """Start of an hour -> rows that a former process had in it: by the log, which does not say in which minutes."""
+
+    def restore(self, hours: Iterable[tuple[int, int]]) -> None:
+        """As the log says; once for each process, before anything is counted."""
+        if not self._rows and not self._before:
+            self._before = dict(hours)
+
+    @property
+    def hours(self) -> tuple[tuple[int, int], ...]:
+        """(start of an hour, rows) of the newest."""
+        found = dict(self._before)
+        for minute_ns, rows in self._rows.items():
+            hour_ns = minute_ns - minute_ns % NS_PER_HOUR
+            found[hour_ns] = found.get(hour_ns, 0) + rows
+        return tuple(sorted(found.items())[-COUNTED_HOURS_MAX:])
 
     def add(self, counts: Iterable[tuple[int, int]]) -> None:
         """(start of the minute in ns, rows)."""
@@ -92,13 +110,17 @@ class MinuteCounts:
                 del self._rows[minute_ns]
 
     def rows(self, from_ns: int, to_ns: int) -> int:
-        """In [from, to), whole minutes."""
-        return sum(self._rows.get(minute_ns, 0) for minute_ns in range(from_ns, to_ns, NS_PER_MINUTE))
+        """In [from, to), whole minutes; what a former process had only of whole hours."""
+        before = sum(n for hour_ns, n in self._before.items() if from_ns <= hour_ns and hour_ns + NS_PER_HOUR <= to_ns)
+        return before + sum(self._rows.get(minute_ns, 0) for minute_ns in range(from_ns, to_ns, NS_PER_MINUTE))
 
     def forget(self, from_ns: int, to_ns: int) -> None:
         """These minutes are confirmed."""
         for minute_ns in range(from_ns, to_ns, NS_PER_MINUTE):
             self._rows.pop(minute_ns, None)
+        self._before = {
+            hour_ns: n for hour_ns, n in self._before.items() if hour_ns + NS_PER_HOUR > to_ns or hour_ns < from_ns
+        }
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -136,6 +158,7 @@ class FeedSeam:
         if position.session:
             self.first_ns = position.first_ns
             self.past = IntervalSet([*self.past, *position.live])
+            self.counts.restore(position.rows)
             if without(position.again, self.orders.owed):
                 self.orders.open = IntervalSet([*self.orders.open, *position.again])
         self.wake()

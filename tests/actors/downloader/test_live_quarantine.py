@@ -72,6 +72,29 @@ async def test_a_second_answer_that_is_equal_decides_also_after_a_kill(killed, a
     assert have == truth(thin, T0, T0 + H)
 
 
+@pytest.mark.parametrize("killed_at", [70, 75])
+async def test_what_live_had_is_known_after_a_kill(killed_at, autojump_clock):
+    """The counts were in memory alone: after a kill the thin answer replaced what live had, and nobody noticed."""
+    w = world()
+    thin = thinned(w.market.ticks[EUR], T0, T0 + H)
+    w.source = lambda source: attrs.evolve(source, ticks={EUR: thin})
+    await w.process(lambda: w.market.now_ns() > T0 + killed_at * M)
+    assert not quarantined(w)
+    await w.until_confirmed(T0 + H)
+    (first,) = quarantined(w)
+    assert (first.from_ns, first.to_ns) == (T0, T0 + H)
+
+
+async def test_control_without_the_counts_of_the_position_a_kill_loses_them(autojump_clock, monkeypatch):
+    monkeypatch.setattr("actors.downloader.seam.MinuteCounts.restore", lambda *_: None)
+    w = world()
+    thin = thinned(w.market.ticks[EUR], T0, T0 + H)
+    w.source = lambda source: attrs.evolve(source, ticks={EUR: thin})
+    await w.process(lambda: w.market.now_ns() > T0 + 75 * M)
+    await w.until_confirmed(T0 + H)
+    assert not quarantined(w)
+
+
 async def test_control_without_the_doubt_the_thin_answer_replaces_what_live_had(autojump_clock, monkeypatch):
     monkeypatch.setattr("actors.downloader.behind.Behind.doubts", lambda *_: "")
     w = world()
