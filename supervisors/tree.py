@@ -521,7 +521,13 @@ class _Factories:
         n = p.log.partitions
         lanes = (("live", range(n)), ("history", range(n, 2 * n)))
         live, history = (p.log.consumer(f"bridge.{name}.{lane}", partitions=frozenset(of)) for lane, of in lanes)
-        return Delivery(sink=sink, consumers=(live, history), cursor=p.log.cursor(f"bridge.{name}"))
+        return Delivery(
+            sink=sink,
+            consumers=(live, history),
+            cursor=p.log.cursor(f"bridge.{name}"),
+            letters=p.letters,
+            version=VERSION,
+        )
 
     def _memory_sink(self, name: str) -> SinkFactory:
         sink = self.parts.settings.sinks[name]

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from actors.bridge.port import Mismatch, SinkBatch
-from actors.bridge.rows import Part, Rows, is_passing, rows_of, single_array
+from actors.bridge.port import NOBODY, Mismatch, SinkBatch
+from actors.bridge.refused import Refused
+from actors.bridge.rows import Rows, is_passing, parts_of, rows_of, single_array
 from actors.market.schema import repeat_name
 from runtime.errors import InvariantViolation
 from runtime.log.types import Group
@@ -19,11 +20,7 @@ Offsets = dict[tuple[int, int], int]
 
 def tables_of(batch: SinkBatch, kinds: frozenset[str]) -> dict[str, pa.Table]:
     """Kind -> all its rows of the batch, in one chunk, so that one insert is one block. CPU-bound."""
-    parts = [
-        Part(frame=frame, log_id=group.log_id, stamp_ns=group.stamp_ns)
-        for group in batch.groups
-        for frame in group.frames
-    ]
+    parts = list(parts_of(batch.groups, batch.without))
     made = {}
     for kind, make in (("candles", _candles), ("coverage", _coverage)):
         rows = rows_of(parts, kind) if kind in kinds else None
@@ -64,10 +61,11 @@ def _identity(rows: Rows) -> dict[str, pa.Array]:
     }
 
 
-def expected(groups: Iterable[Group], kind: str) -> Offsets:
+def expected(groups: Sequence[Group], kind: str, refused: Refused = NOBODY) -> Offsets:
     """Rows per frame of `kind` that must be there; frames of none left out."""
+    without = refused.without(groups)
     return {
-        (frame.partition, frame.offset): frame.rows
+        (frame.partition, frame.offset): frame.rows - len(without.get((frame.partition, frame.offset), ()))
         for group in groups
         for frame in group.frames
         if frame.kind == kind and frame.rows and not is_passing(frame)

@@ -22,7 +22,8 @@ from clickhouse_connect.driver import exceptions
 from actors.bridge import chrows, chschema
 from actors.bridge.cherrors import classify
 from actors.bridge.chmarks import KEPT, Marks
-from actors.bridge.port import KindTotals, Mismatch, Sink, SinkBatch, SinkTotals, VerifyResult, WriteResult
+from actors.bridge.port import NOBODY, KindTotals, Mismatch, Sink, SinkBatch, SinkTotals, VerifyResult, WriteResult
+from actors.bridge.refused import Refused
 from runtime.actor import Seams
 from runtime.clock import format_ns
 from runtime.errors import ConfigError, RetryableSinkError, SinkError
@@ -201,12 +202,18 @@ class ClickHouseSink:
                 await self._insert(chschema.TABLES[kind], tables[kind])
         return WriteResult(rows_stored=sum(table.num_rows for table in tables.values()), rows_replaced=0)
 
-    async def verify(self, groups: tuple[Group, ...]) -> VerifyResult:
+    async def probe(self, batch: SinkBatch) -> None:
+        """Insert them: what is sent again collapses."""
+        tables = await self._seams.offload(lambda: chrows.tables_of(batch, self.stores))
+        for kind, table in tables.items():
+            await self._insert(chschema.TABLES[kind], table)
+
+    async def verify(self, groups: tuple[Group, ...], refused: Refused = NOBODY) -> VerifyResult:
         """Count rows per (log_partition, log_offset), each identity once, against the frames."""
         wrong: list[Mismatch] = []
         checked = 0
         for kind in sorted(self.stores & chschema.TABLES.keys()):
-            wanted = chrows.expected(groups, kind)
+            wanted = chrows.expected(groups, kind, refused)
             if wanted:
                 sql = chschema.read_back(self._db, kind, chrows.ranges(wanted))
                 wrong += chrows.compare(kind, wanted, await self._query(sql, {"log_id": self._log_id}))
@@ -226,7 +233,7 @@ class ClickHouseSink:
             kinds[kind] = KindTotals(stored=stored, duplicated=doubled)
         return SinkTotals(marks=marks, kinds=kinds)
 
-    async def audit(self, from_ns: int, to_ns: int) -> VerifyResult:
+    async def audit(self, from_ns: int, to_ns: int, refused: Refused = NOBODY) -> VerifyResult:
         """What a reader of the views sees twice in [from_ns, to_ns)."""
         wrong: list[Mismatch] = []
         for kind, column in (("candles", "ts"), ("coverage", "from_ts")):

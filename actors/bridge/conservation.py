@@ -1,18 +1,21 @@
 """The conservation ledger of one sink (DESIGN P2): what the log accepted against what is really there.
 
-accepted = stored + replaced + dead-lettered + pending + unaccounted - duplicated
+accepted = stored + replaced + dead-lettered + dropped + pending + unaccounted - duplicated
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
+from actors.bridge.isolation import SENT_AGAIN_KINDS
 from actors.bridge.port import KindTotals, SinkFactory, SinkTotals, Unaudited, VerifyResult
+from actors.bridge.refused import Refused
 from actors.bridge.rows import PASSING
 from runtime.actor import Seams
+from runtime.log.dead_letters import DROPPED, REPLAY, STORED, Entry
 
 RowCounts = Mapping[tuple[int, str], int]
 """(partition, kind) -> rows, as `LogFiles.row_counts(…, named=counted_as)` gives them (runtime/log/tools.py)."""
@@ -33,6 +36,7 @@ class LedgerLine:
     replaced: int
     """Deleted by later slices; of coverage: heartbeats of which the next one says all they say."""
     dead_lettered: int
+    """Refused by this sink and put aside."""
     pending: int
     """Above the sink's marks: not sent yet."""
     before: int
@@ -41,6 +45,8 @@ class LedgerLine:
     """Below the marks and nowhere: lost."""
     duplicated: int
     """There more often than accepted."""
+    dropped: int = 0
+    """Dead letters that an operator gave up."""
 
 
 @attrs.frozen(kw_only=True)
@@ -66,11 +72,46 @@ class LedgerReport:
         return {"ok": self.ok, **attrs.asdict(self)}
 
 
-def ledger(
-    *, sink: str, log_id: str, accepted: RowCounts, below: RowCounts, totals: SinkTotals, audit: VerifyResult
+@attrs.frozen(kw_only=True)
+class Aside:
+    """Dead letters of one kind in one sink, below its marks."""
+
+    kept: int = 0
+    sent_again: int = 0
+    """Of these, those that are being sent again: perhaps they are there by now."""
+    dropped: int = 0
+
+
+def aside(entries: Iterable[Entry], log_id: str, marks: Mapping[int, int]) -> dict[str, Aside]:
+    """By kind. Pure."""
+    found: dict[str, Aside] = {}
+    for entry in entries:
+        letter, state = entry.letter, entry.state
+        if letter.log_id != log_id or letter.offset >= marks.get(letter.partition, 0) or state == STORED:
+            continue
+        old = found.get(letter.kind, Aside())
+        found[letter.kind] = Aside(
+            kept=old.kept + (state != DROPPED),
+            sent_again=old.sent_again + (state == REPLAY and letter.kind in SENT_AGAIN_KINDS),
+            dropped=old.dropped + (state == DROPPED),
+        )
+    return found
+
+
+def ledger(  # noqa: PLR0913 (the books of four parties)
+    *,
+    sink: str,
+    log_id: str,
+    accepted: RowCounts,
+    below: RowCounts,
+    totals: SinkTotals,
+    audit: VerifyResult,
+    letters: Mapping[str, Aside] = {},
 ) -> LedgerReport:
-    """Balance the books. `accepted`: rows in the log; `below`: those below `totals.marks`."""
-    lines = tuple(_line(kind, accepted, below, found) for kind, found in sorted(totals.kinds.items()))
+    """Balance the books. `accepted`: rows in the log; `below`: those below `totals.marks`, as are `letters`."""
+    lines = tuple(
+        _line(kind, accepted, below, found, letters.get(kind, Aside())) for kind, found in sorted(totals.kinds.items())
+    )
     problems = [
         f"{line.kind}: {count} rows {what}"
         for line in lines
@@ -88,22 +129,25 @@ def ledger(
     )
 
 
-def _line(kind: str, accepted: RowCounts, below: RowCounts, found: KindTotals, dead_lettered: int = 0) -> LedgerLine:
+def _line(kind: str, accepted: RowCounts, below: RowCounts, found: KindTotals, letters: Aside) -> LedgerLine:
     passing = _of_kind(below, PASSING) if kind == "coverage" else 0
     total = _of_kind(accepted, kind) + (_of_kind(accepted, PASSING) if kind == "coverage" else 0)
     sent = _of_kind(below, kind) + passing
     replaced = found.replaced + passing
-    should = sent + found.before - replaced - dead_lettered  # rows that must be there now, each once
+    should = sent + found.before - replaced - letters.kept - letters.dropped  # must be there now, each once
+    back = max(0, min(letters.sent_again, found.stored - found.duplicated - should))
+    should += back
     return LedgerLine(
         kind=kind,
         accepted=total,
         stored=found.stored,
         replaced=replaced,
-        dead_lettered=dead_lettered,
+        dead_lettered=letters.kept - back,
         pending=total - sent,
         before=found.before,
         unaccounted=max(0, should - (found.stored - found.duplicated)),
         duplicated=max(0, found.duplicated, found.stored - should),
+        dropped=letters.dropped,
     )
 
 
@@ -111,26 +155,40 @@ def _of_kind(counts: RowCounts, kind: str) -> int:
     return sum(rows for (_, k), rows in counts.items() if k == kind)
 
 
-async def verify_sink(
+async def verify_sink(  # noqa: PLR0913 (the same)
     factory: SinkFactory,
     seams: Seams,
     *,
     log_id: str,
     marks: Mapping[int, int],
     row_counts: Callable[[Mapping[int, int] | None], RowCounts],
+    letters: Callable[[], Sequence[Entry]] = tuple,
     span_ns: tuple[int, int] = (ALL_FROM_NS, ALL_TO_NS),
 ) -> LedgerReport:
     """Count the sink, count the log below the sink's marks, audit the slices in `span_ns`, balance.
 
-    `marks`: committed offsets of the cursor `bridge.<sink>`, read before this call. `row_counts`: blocking, run in a
-    worker thread. Works beside a running pipeline: marks are looked at first, and only ever grow.
+    `marks`: committed offsets of the cursor `bridge.<sink>`, read before this call. `row_counts` and `letters` (those
+    of this sink): blocking, run in a worker thread. Works beside a running pipeline: marks are looked at first, and
+    only ever grow.
 
     Raises: RetryableSinkError (the sink is down), ConfigError (it holds another log's data).
     """
     async with factory(seams) as sink:
         await sink.open(log_id)
         totals = await sink.totals(log_id, dict(marks))
-        audit = await sink.audit(*span_ns)
+        # After the marks: a letter is durable before its sink's mark moves past it.
+        entries = await seams.offload(letters)
+        audit = await sink.audit(*span_ns, Refused.of(entries))
+        if audit.mismatches and (newer := await seams.offload(letters)) != entries:
+            audit = await sink.audit(*span_ns, Refused.of(newer))
     below = await seams.offload(lambda: row_counts(totals.marks))
     accepted = await seams.offload(lambda: row_counts(None))
-    return ledger(sink=factory.sink_name, log_id=log_id, accepted=accepted, below=below, totals=totals, audit=audit)
+    return ledger(
+        sink=factory.sink_name,
+        log_id=log_id,
+        accepted=accepted,
+        below=below,
+        totals=totals,
+        audit=audit,
+        letters=aside(entries, log_id, totals.marks),
+    )

@@ -11,10 +11,12 @@ from functools import partial
 import attrs
 import trio
 
+from actors.bridge.bisection import PoisonLimits
 from actors.bridge.intake import Intake
+from actors.bridge.isolation import Isolation
 from actors.bridge.lanes import BESIDE_LIVE_ROWS_MAX, Lanes, Turn
 from actors.bridge.plan import Coalescing, Lane
-from actors.bridge.port import CursorStore, Sink, SinkFactory
+from actors.bridge.port import CursorStore, Sink, SinkBatch, SinkFactory
 from actors.bridge.rows import is_passing
 from runtime.actor import ActorContext
 from runtime.backoff import Backoff, BackoffCounter
@@ -23,6 +25,7 @@ from runtime.clock import NS_PER_S
 from runtime.errors import ConfigError, LogFull, NotConnected, PermanentSinkError, RetryableSinkError, SinkError
 from runtime.log.consumer import Consumer
 from runtime.log.cursor import Cursor
+from runtime.log.dead_letters import DeadLetters
 
 Offsets = dict[int, int]
 
@@ -58,11 +61,17 @@ class Delivery:
     coalescing: Coalescing = attrs.field(factory=Coalescing)
     backoff: Backoff = attrs.field(factory=lambda: Backoff(initial_s=0.2, max_s=10.0))
     pace: Pace = attrs.field(factory=Pace)
+    letters: DeadLetters | None = None
+    """Where single rows go that the sink refuses; None: they stop it."""
+    version: str = ""
+    """Of the code, for the letters."""
+    poison: PoisonLimits = attrs.field(factory=PoisonLimits)
 
     async def run(self, ctx: ActorContext) -> None:
         """Deliver until drained or cancelled. Raises: ConfigError (another log's data), never for an outage."""
         ctx.ready()
         session = _Session(delivery=self, ctx=ctx, cursor=await ctx.offload(self.cursor.load))
+        await session.aside.load()
         waits = BackoffCounter(self.backoff)
         while not ctx.drain_requested.is_set():
             try:
@@ -81,6 +90,7 @@ class _Session:
     ctx: ActorContext
     cursor: Cursor
     records_stored: int = 0
+    aside: Isolation = attrs.field(init=False)
     _intake: Intake | None = None
     _stored: Cursor | None = None
     _stored_at_s: float = float("-inf")
@@ -89,6 +99,15 @@ class _Session:
     """Why the sink, although reachable, does not get on: it counts as down until a batch went through."""
 
     def __attrs_post_init__(self) -> None:
+        delivery = self.delivery
+        self.aside = Isolation(
+            ctx=self.ctx,
+            sink_name=delivery.sink.sink_name,
+            stores=delivery.sink.stores,
+            letters=delivery.letters,
+            version=delivery.version,
+            limits=delivery.poison,
+        )
         before = self.ctx.board.consumers.get(self._consumer_key)
         self.records_stored = before.records_stored if before else 0
 
@@ -151,6 +170,7 @@ class _Session:
         live, history = self.delivery.consumers
         found = await sink.open(live.log_id)
         self._refuse_a_longer_log(await sink.reached() if found is None else found)
+        await self.aside.replay(sink)
         # A sink without marks has keys that make a re-send collapse: begin with what was read back.
         marks = await sink.confirmed(dict(self.cursor.verified)) if found is None else dict(found)
         verified = {p: min(offset, marks.get(p, 0)) for p, offset in self.cursor.verified.items()}
@@ -195,7 +215,7 @@ class _Session:
             following = intake.lanes.take(self.delivery.coalescing, trio.current_time())
             if following is not None:
                 ahead.append(following)
-                await sink.prepare(following.batch)
+                await sink.prepare(self.aside.applied(following.batch))
 
         async def guarded(work: Callable[[], Awaitable[None]]) -> None:
             try:
@@ -213,21 +233,22 @@ class _Session:
         return ahead[0] if ahead else None
 
     async def _write(self, sink: Sink, lanes: Lanes, turn: Turn) -> None:
-        result = await sink.write(turn.batch)
+        batch, result = await self.aside.write(sink, turn.batch)
         turn.lane.wrote(turn.batch)
         self.records_stored += result.rows_stored
-        self._count(turn, is_live=turn.lane is lanes.live)
+        self._count(batch, is_live=turn.lane is lanes.live)
         self._note(lanes)
 
-    def _count(self, turn: Turn, *, is_live: bool) -> None:
+    def _count(self, batch: SinkBatch, *, is_live: bool) -> None:
         """Feed the counters: rows by kind, and how long ago each group that has some was accepted."""
         metrics, sink, stores = self.ctx.metrics, self.delivery.sink.sink_name, self.delivery.sink.stores
         now_ns = self.ctx.clock.wall_ns()
         rows: dict[str, int] = {}
-        for group in turn.batch.groups:
+        for group in batch.groups:
             kept = [frame for frame in group.frames if frame.kind in stores and not is_passing(frame)]
             for frame in kept:
-                rows[frame.kind] = rows.get(frame.kind, 0) + frame.rows
+                left_out = len(batch.without.get((frame.partition, frame.offset), ()))
+                rows[frame.kind] = rows.get(frame.kind, 0) + frame.rows - left_out
             if kept:
                 seconds = max(0, now_ns - group.stamp_ns) / NS_PER_S
                 metrics.delivered(sink=sink, lane="live" if is_live else "history", seconds=seconds)
@@ -247,7 +268,7 @@ class _Session:
 
     async def _verify(self, sink: Sink, lanes: Lanes, lane: Lane, rows_max: int) -> None:
         groups = lane.unverified(rows_max)
-        result = await sink.verify(groups)
+        result = await sink.verify(groups, self.aside.refused)
         if result.mismatches:
             first = result.mismatches[0]
             raise ReadBackFailed(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NoReturn
 
@@ -28,6 +28,7 @@ from actors.bridge.memory_db import (
 )
 from actors.bridge.pgverify import below_marks, slices_of
 from actors.bridge.port import (
+    NOBODY,
     KindTotals,
     Mismatch,
     Sink,
@@ -37,8 +38,10 @@ from actors.bridge.port import (
     VerifyResult,
     WriteResult,
 )
-from actors.bridge.rows import TICK_KINDS, Part, Step, coverage_of, steps
+from actors.bridge.refused import Refused
+from actors.bridge.rows import TICK_KINDS, Step, coverage_of, parts_of, steps
 from actors.market.coverage import IntervalSet
+from actors.market.schema import add_checksums
 from runtime.actor import Seams
 from runtime.errors import ConfigError, PermanentSinkError, RetryableSinkError
 from runtime.log.types import Group
@@ -127,17 +130,23 @@ class MemorySink:
             self._break("the answer was lost")
         return result
 
-    async def verify(self, groups: tuple[Group, ...]) -> VerifyResult:
+    async def probe(self, batch: SinkBatch) -> None:
+        """Only look at them."""
+        await self._arrive()
+        self._refuse_poison(batch)
+
+    async def verify(self, groups: tuple[Group, ...], refused: Refused = NOBODY) -> VerifyResult:
         """Marks and content of slices, or counts per frame."""
         await self._arrive()
         if not self._db.keeps_marks:
-            found = self._verify_keyed(groups)
+            found = self._verify_keyed(groups, refused)
             if not found.mismatches:
                 self._confirm(next_offsets(groups))
             return found
         lost = below_marks(groups, self._marks)
         wanted = slices_of(groups, self.stores & _TICKS)
-        wrong = [m for w in wanted if (m := self._audit_slice(w.kind, w.symbol, w.from_ns, w.to_ns)) is not None]
+        found_ = (self._audit_slice(w.kind, w.symbol, w.from_ns, w.to_ns, refused) for w in wanted)
+        wrong = [m for m in found_ if m is not None]
         return VerifyResult(rows_checked=sum(w.rows for w in wanted), mismatches=(*lost, *wrong))
 
     async def totals(self, log_id: str, marks: dict[int, int]) -> SinkTotals:
@@ -161,7 +170,7 @@ class MemorySink:
             kinds["coverage"] = KindTotals(stored=stored)
         return SinkTotals(marks=below, kinds=kinds)
 
-    async def audit(self, from_ns: int, to_ns: int) -> VerifyResult:
+    async def audit(self, from_ns: int, to_ns: int, refused: Refused = NOBODY) -> VerifyResult:
         """All slices that overlap [from_ns, to_ns)."""
         await self._arrive()
         spans = {
@@ -170,7 +179,7 @@ class MemorySink:
             if (r := row.record).is_slice and r.kind in self.stores & _TICKS
             if r.from_ns < to_ns and r.to_ns > from_ns
         }
-        found = [m for span in sorted(spans) if (m := self._audit_slice(*span)) is not None]
+        found = [m for span in sorted(spans) if (m := self._audit_slice(*span, refused)) is not None]
         whole = [span for span in sorted(spans) if self._is_whole(*span)]
         return VerifyResult(
             rows_checked=len(whole), mismatches=tuple(found), unaudited=self._unaudited(whole, from_ns, to_ns)
@@ -189,7 +198,7 @@ class MemorySink:
     async def _write_transaction(self, batch: SinkBatch) -> WriteResult:
         state = self._move_marks(self._db.state, batch)
         stored = replaced = 0
-        for step in steps(batch.groups, self.stores & _TICKS):
+        for step in steps(batch.groups, self.stores & _TICKS, batch.without):
             state, deleted = self._delete(state, step)
             state, added = add_rows(state, step, self.stores)
             stored += added
@@ -216,7 +225,7 @@ class MemorySink:
             self._confirm({})
         stored = 0
         if "candles" in self.stores:
-            candles = table_of(_parts(batch.groups), "candles")
+            candles = table_of(parts_of(batch.groups, batch.without), "candles")
             self._db.state = attrs.evolve(self._db.state, candles=(*self._db.state.candles, candles))
             stored += candles.num_rows
         await trio.lowlevel.checkpoint()
@@ -234,7 +243,7 @@ class MemorySink:
 
     # --- reading back
 
-    def _verify_keyed(self, groups: tuple[Group, ...]) -> VerifyResult:
+    def _verify_keyed(self, groups: tuple[Group, ...], refused: Refused) -> VerifyResult:
         wrong: list[Mismatch] = []
         found = {
             "candles": frame_counts(self._db.state.candles),
@@ -242,10 +251,10 @@ class MemorySink:
         }
         for kind in sorted(self.stores & found.keys()):
             counted = [(p, o, n) for (p, o), n in found[kind].items()]
-            wrong += compare(kind, expected(groups, kind), counted)
+            wrong += compare(kind, expected(groups, kind, refused), counted)
         return VerifyResult(rows_checked=sum(f.rows for g in groups for f in g.frames), mismatches=tuple(wrong))
 
-    def _audit_slice(self, kind: str, symbol: str, from_ns: int, to_ns: int) -> Mismatch | None:
+    def _audit_slice(self, kind: str, symbol: str, from_ns: int, to_ns: int, refused: Refused) -> Mismatch | None:
         """Stored rows of the interval against the newest record for it, as PostgreSQL's read-back does."""
         row = newest_slice(self._db.state.coverage, kind, symbol, from_ns, to_ns)
         newest = row.record if row is not None else None
@@ -254,7 +263,9 @@ class MemorySink:
         rows = rows_between(self._db.state, kind, symbol, from_ns, to_ns)
         if row is not None:  # later ones are live rows that came after it
             rows = rows.filter(pc.less_equal(rows["accepted_at"], row.stamp_ns))
-        if newest is not None and rows.num_rows == newest.rows and checksum(kind, rows) == newest.checksum:
+        aside = refused.of_slice(kind, symbol, from_ns, to_ns, row.stamp_ns if row is not None else 0)
+        found = (rows.num_rows + aside[0], add_checksums(checksum(kind, rows), aside[1]))
+        if newest is not None and found == (newest.rows, newest.checksum):
             return None
         what = f"{symbol} {kind} [{from_ns}, {to_ns}): rows or content differ from coverage"
         expects = newest.rows if newest is not None else 0
@@ -293,15 +304,12 @@ class MemorySink:
             self._break(f"crashed in mid-write: {leaves}")
 
     def _refuse_poison(self, batch: SinkBatch) -> None:
-        poison = self._db.faults.poison_symbol
-        for kind in sorted(self.stores - {"coverage"}) if poison else ():
-            if poison in table_of(_parts(batch.groups), kind)["symbol"].to_pylist():
-                raise PermanentSinkError(f"{self.name}: refuses {poison}")
+        symbol, times = self._db.faults.poison_symbol, self._db.faults.poison_times
+        for kind in sorted(self.stores - {"coverage"}) if symbol or times else ():
+            rows = table_of(parts_of(batch.groups, batch.without), kind)
+            if (symbol and symbol in rows["symbol"].to_pylist()) or times & set(rows["ts_ns"].to_pylist()):
+                raise PermanentSinkError(f"{self.name}: refuses {symbol or 'a row of that time'}")
 
     def _break(self, why: str) -> NoReturn:
         self._broken = True
         raise RetryableSinkError(f"{self.name}: {why}")
-
-
-def _parts(groups: Iterable[Group]) -> list[Part]:
-    return [Part(frame=f, log_id=g.log_id, stamp_ns=g.stamp_ns) for g in groups for f in g.frames]

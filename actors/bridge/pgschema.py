@@ -259,12 +259,12 @@ def audit_slices(kind: str) -> str:
 
     Rows accepted after that record are none of its: live ones that came later. Rows accepted before it should be gone.
 
-    $1 number, $2 symbol, $3 from_ns, $4 to_ns. Returns i, from_ns, to_ns, rows, checksum, n, ts_ns, a, b.
+    $1 number, $2 symbol, $3 from_ns, $4 to_ns. Returns i, from_ns, to_ns, rows, checksum, revision, n, ts_ns, a, b.
     """
     a, b = CHECKED_COLUMNS[kind]
     instant = "timestamptz '1970-01-01 00:00:00+00' + s.{0} / 1000 * interval '1 microsecond'"
     return f"""
-select s.i, c.from_ns, c.to_ns, c.rows, c.checksum, q.n, q.ts_ns, q.a, q.b
+select s.i, c.from_ns, c.to_ns, c.rows, c.checksum, c.revision, q.n, q.ts_ns, q.a, q.b
 from unnest($1::int4[], $2::text[], $3::int8[], $4::int8[]) s(i, symbol, from_ns, to_ns)
 left join lateral (select c.from_ns, c.to_ns, c.rows, c.checksum, c.revision
     from {_meeting("s.symbol", f"'{kind}'", "s.from_ns", "s.to_ns")} c where {_IS_SLICE}

@@ -12,7 +12,8 @@ import trio
 
 from actors.bridge import pgopen, pgschema, pgverify
 from actors.bridge.pgwrite import Copy, Decoded, PlannedStep, decode_batch, instant, plan_steps
-from actors.bridge.port import KindTotals, SinkBatch, SinkTotals, VerifyResult, WriteResult
+from actors.bridge.port import NOBODY, KindTotals, SinkBatch, SinkTotals, VerifyResult, WriteResult
+from actors.bridge.refused import Refused
 from actors.bridge.rows import TICK_KINDS, CoverageRow
 from runtime.actor import Offload
 from runtime.errors import RetryableSinkError
@@ -114,7 +115,14 @@ class PostgresSink:
         steps = ready.steps if ready.steps is not None else await self._plan(ready.decoded)
         return await self._write_call(self._apply(batch, ready.decoded, steps))
 
-    async def verify(self, groups: tuple[Group, ...]) -> VerifyResult:
+    async def probe(self, batch: SinkBatch) -> None:
+        """COPY them and roll back."""
+        ready = await self._prepare(batch)
+        await self._ensure(ready.decoded, batch)
+        steps = ready.steps if ready.steps is not None else await self._plan(ready.decoded)
+        await self._write_call(self._try(steps))
+
+    async def verify(self, groups: tuple[Group, ...], refused: Refused = NOBODY) -> VerifyResult:
         """Read the marks back, and every slice's rows against its newest coverage record."""
         found = await self._reader.call(self._reader.con.fetch(pgschema.MARKS, self._log_id), self._timeout_s)
         lost = pgverify.below_marks(groups, dict(found))
@@ -123,13 +131,13 @@ class PostgresSink:
         if "coverage" not in self.stores:
             return VerifyResult(rows_checked=0, mismatches=())  # nothing there to compare slices with
         wanted = await self._offload(lambda: pgverify.slices_of(groups, self.stores & frozenset(TICK_KINDS)))
-        return await self._audit(wanted, self._timeout_s)
+        return await self._audit(wanted, self._timeout_s, refused)
 
     async def totals(self, log_id: str, marks: dict[int, int]) -> SinkTotals:
         """Count in one snapshot with its own marks."""
         return await self._reader.call(self._count(log_id), self._settings.count_timeout_s)
 
-    async def audit(self, from_ns: int, to_ns: int) -> VerifyResult:
+    async def audit(self, from_ns: int, to_ns: int, refused: Refused = NOBODY) -> VerifyResult:
         """All slices that overlap [from_ns, to_ns), rows that stand there twice, and rows that no slice speaks of."""
         results = []
         con, timeout_s = self._reader.con, self._settings.count_timeout_s
@@ -143,7 +151,7 @@ class PostgresSink:
                 for row in found
             ]
             whole: list[pgverify.Wanted] = []
-            results.append(await self._audit(wanted, timeout_s, whole))
+            results.append(await self._audit(wanted, timeout_s, refused, whole))
             results.append(await self._unaudited(kind, whole, from_ns, to_ns))
         return pgverify.joined(results)
 
@@ -196,6 +204,17 @@ class PostgresSink:
                     await self._copy(copy)
                     stored += copy.rows
         return WriteResult(rows_stored=stored, rows_replaced=replaced)
+
+    async def _try(self, steps: Sequence[PlannedStep]) -> None:
+        transaction = self._writer.con.transaction()
+        await transaction.start()
+        try:
+            for step in steps:
+                for copy in step.copies:
+                    await self._copy(copy)
+            await self._writer.con.execute("set constraints all immediate")
+        finally:
+            await transaction.rollback()
 
     async def _move_marks(self, batch: SinkBatch, decoded: Decoded) -> None:
         """First in the transaction: a rival blocks here, on the row, and then finds another mark."""
@@ -255,7 +274,11 @@ class PostgresSink:
     # --- looking back
 
     async def _audit(
-        self, wanted: list[pgverify.Wanted], timeout_s: float, whole: list[pgverify.Wanted] | None = None
+        self,
+        wanted: list[pgverify.Wanted],
+        timeout_s: float,
+        refused: Refused,
+        whole: list[pgverify.Wanted] | None = None,
     ) -> VerifyResult:
         """`whole` is given those that were compared: the newest record there is their own."""
         results = []
@@ -263,7 +286,7 @@ class PostgresSink:
             statement = pgschema.audit_slices(part[0].kind)
             query = self._reader.con.fetch(statement, *pgverify.arguments(part), timeout=timeout_s)
             found = await self._reader.call(query, timeout_s)
-            results.append(await self._offload(partial(pgverify.compare, part, found)))
+            results.append(await self._offload(partial(pgverify.compare, part, found, refused)))
             if whole is not None:
                 whole += [part[row["i"]] for row in found if pgverify.is_whole(part[row["i"]], row)]
         return pgverify.joined(results)

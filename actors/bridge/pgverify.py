@@ -9,10 +9,11 @@ import pyarrow as pa
 
 from actors.bridge.pgcopy import read_array
 from actors.bridge.pgschema import CHECKED_COLUMNS
-from actors.bridge.port import Mismatch, Unaudited, VerifyResult
+from actors.bridge.port import NOBODY, Mismatch, Unaudited, VerifyResult
+from actors.bridge.refused import Refused
 from actors.bridge.rows import coverage_of
 from actors.market.coverage import IntervalSet
-from actors.market.schema import content_checksum
+from actors.market.schema import add_checksums, content_checksum
 from runtime.clock import format_ns
 from runtime.log.types import Group
 
@@ -88,21 +89,23 @@ def arguments(portion: Sequence[Wanted]) -> tuple[list[int], list[str], list[int
     )
 
 
-def compare(portion: Sequence[Wanted], found: Sequence[Mapping[str, object]]) -> VerifyResult:
-    """Count and checksum of each slice's stored rows against its newest record. CPU-bound."""
+def compare(
+    portion: Sequence[Wanted], found: Sequence[Mapping[str, object]], refused: Refused = NOBODY
+) -> VerifyResult:
+    """Count and checksum of each slice's stored rows, and its dead letters, against its newest record. CPU-bound."""
     mismatches = []
     checked = 0
     for row in found:
         wanted = portion[int(str(row["i"]))]
         if is_whole(wanted, row):
             checked += int(str(row["n"]))
-        problem = _compare_one(wanted, row)
+        problem = _compare_one(wanted, row, refused)
         if problem is not None:
             mismatches.append(problem)
     return VerifyResult(rows_checked=checked, mismatches=tuple(mismatches))
 
 
-def _compare_one(wanted: Wanted, row: Mapping[str, object]) -> Mismatch | None:
+def _compare_one(wanted: Wanted, row: Mapping[str, object], refused: Refused) -> Mismatch | None:
     stored = int(str(row["n"]))
     if row["from_ns"] is None:
         return _mismatch(wanted, "its coverage record is gone", wanted.rows, stored)
@@ -110,10 +113,12 @@ def _compare_one(wanted: Wanted, row: Mapping[str, object]) -> Mismatch | None:
         return (
             None  # a later slice with other borders holds a part, which is audited as itself; for the rest: `between`
         )
-    if stored != row["rows"]:
-        return _mismatch(wanted, "rows are missing or double", int(str(row["rows"])), stored)
-    if _checksum(wanted.kind, row) != row["checksum"]:
-        return _mismatch(wanted, "the content differs (checksum)", int(str(row["rows"])), stored)
+    span = (wanted.kind, wanted.symbol, wanted.from_ns, wanted.to_ns)
+    aside, checksum_aside = refused.of_slice(*span, int(str(row["revision"])))
+    if stored + aside != row["rows"]:
+        return _mismatch(wanted, "rows are missing or double", int(str(row["rows"])) - aside, stored)
+    if add_checksums(_checksum(wanted.kind, row), checksum_aside) != row["checksum"]:
+        return _mismatch(wanted, "the content differs (checksum)", int(str(row["rows"])) - aside, stored)
     return None
 
 

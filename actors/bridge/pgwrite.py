@@ -51,7 +51,7 @@ class Decoded:
 def decode_batch(batch: SinkBatch, kinds: frozenset[str]) -> Decoded:
     """Decode the batch; `kinds` as the sink stores them."""
     ticks = kinds & frozenset(TICK_KINDS)
-    found = tuple(_decode_step(step, ticks, "coverage" in kinds) for step in steps(batch.groups, ticks))
+    found = tuple(_decode_step(step, ticks, "coverage" in kinds) for step in steps(batch.groups, ticks, batch.without))
     rows = [rows for step in found for rows in step.ticks]
     slices = [row for step in found for row in step.slices]
     copied = _count_ticks(found)
@@ -180,10 +180,15 @@ def _copy_coverage(rows: Sequence[CoverageRow]) -> Copy:
     columns: list[pgcopy.Column] = []
     for name in pgschema.COVERAGE_COLUMNS:
         of = identity.get(name)
-        values = [of(row) if of else getattr(row.record, name) for row in rows]
+        values = [_plain(of(row) if of else getattr(row.record, name)) for row in rows]
         columns.append(_coverage_column(name, values))
     pieces = pgcopy.copy_payload(columns, len(rows))
     return Copy(table="coverage_records", columns=pgschema.COVERAGE_COLUMNS, pieces=pieces, rows=len(rows))
+
+
+def _plain(value: int | str | None) -> int | str | None:
+    """PostgreSQL's text has no NUL; a vendor's request_id may."""
+    return value.replace("\0", "\ufffd") if isinstance(value, str) else value
 
 
 _TEXTS = frozenset({"symbol", "kind", "source", "status", "reason", "request_id", "session", "log_id"})

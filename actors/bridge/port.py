@@ -11,9 +11,13 @@ from typing import Protocol
 
 import attrs
 
+from actors.bridge.refused import Refused, Without
 from runtime.actor import Seams
 from runtime.log.cursor import Cursor
 from runtime.log.types import Group
+
+NOBODY = Refused()
+"""No row was ever refused."""
 
 
 @attrs.frozen(kw_only=True)
@@ -23,6 +27,8 @@ class SinkBatch:
     groups: tuple[Group, ...]
     marks: dict[int, tuple[int, int]]
     """Per partition: (offset expected as next by the sink, next offset after this batch)."""
+    without: Without = attrs.field(factory=dict)
+    """Rows that are dead letters: not written, their neighbours keep their numbers."""
 
 
 @attrs.frozen(kw_only=True)
@@ -139,8 +145,18 @@ class Sink(Protocol):
         """
         ...
 
-    async def verify(self, groups: tuple[Group, ...]) -> VerifyResult:
-        """Read back what `groups` (all below the marks) must have left there and compare counts and content."""
+    async def probe(self, batch: SinkBatch) -> None:
+        """Would it take these rows? `batch`: data frames only, no marks. Leaves nothing that a later write doubles.
+
+        Raises: PermanentSinkError (no), RetryableSinkError (unknown).
+        """
+        ...
+
+    async def verify(self, groups: tuple[Group, ...], refused: Refused = NOBODY) -> VerifyResult:
+        """Read back what `groups` (all below the marks) must have left there and compare counts and content.
+
+        Rows in `refused` must not be there.
+        """
         ...
 
     async def totals(self, log_id: str, marks: dict[int, int]) -> SinkTotals:
@@ -150,7 +166,7 @@ class Sink(Protocol):
         """
         ...
 
-    async def audit(self, from_ns: int, to_ns: int) -> VerifyResult:
+    async def audit(self, from_ns: int, to_ns: int, refused: Refused = NOBODY) -> VerifyResult:
         """Compare all slices that overlap [from_ns, to_ns) with their newest coverage record, and look for doubles."""
         ...
 

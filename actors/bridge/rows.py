@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 import pyarrow as pa
 
+from actors.bridge.refused import NOTHING, Without
 from actors.market.coverage import Coverage, coverage_records
 from actors.market.schema import SCHEMAS, decode
 from runtime.errors import InvariantViolation
@@ -39,6 +40,8 @@ class Part:
     frame: Frame
     log_id: str
     stamp_ns: int
+    without: frozenset[int] = NOTHING
+    """Numbers of its rows that are dead letters."""
 
 
 @attrs.define(kw_only=True)
@@ -141,7 +144,15 @@ def coverage_of(group: Group) -> list[CoverageRow]:
     ]
 
 
-def steps(groups: Sequence[Group], kinds: frozenset[str]) -> Iterator[Step]:
+def parts_of(groups: Iterable[Group], without: Without) -> Iterator[Part]:
+    """Every frame of these groups."""
+    for group in groups:
+        for frame in group.frames:
+            left_out = without.get((frame.partition, frame.offset), NOTHING)
+            yield Part(frame=frame, log_id=group.log_id, stamp_ns=group.stamp_ns, without=left_out)
+
+
+def steps(groups: Sequence[Group], kinds: frozenset[str], without: Without = {}) -> Iterator[Step]:  # noqa: B006
     """Cut the groups of a batch into steps to be applied one after the other; usually it is one.
 
     `kinds`: the data kinds that the sink replaces by slice; frames of others are left out, coverage stays.
@@ -150,11 +161,7 @@ def steps(groups: Sequence[Group], kinds: frozenset[str]) -> Iterator[Step]:
     for group in groups:
         coverage = coverage_of(group)
         slices = [row for row in coverage if row.record.is_slice and row.record.kind in kinds]
-        parts = [
-            Part(frame=frame, log_id=group.log_id, stamp_ns=group.stamp_ns)
-            for frame in group.frames
-            if frame.kind in kinds
-        ]
+        parts = [part for part in parts_of([group], without) if part.frame.kind in kinds]
         if step.clashes(slices):
             yield step
             step = Step()
@@ -192,7 +199,7 @@ def rows_of(parts: Sequence[Part], kind: str) -> Rows | None:
     counts = np.array([part.frame.rows for part in chosen])
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     first_seq = np.array([_first_seq(part.frame) for part in chosen], np.int64)
-    return Rows(
+    rows = Rows(
         kind=kind,
         table=pa.Table.from_batches(batches, SCHEMAS[kind]).unify_dictionaries().combine_chunks(),
         accepted_at=np.repeat(np.array([part.stamp_ns for part in chosen], np.int64), counts),
@@ -200,6 +207,26 @@ def rows_of(parts: Sequence[Part], kind: str) -> Rows | None:
         partition=np.repeat(np.array([part.frame.partition for part in chosen], np.int32), counts),
         offset=np.repeat(np.array([part.frame.offset for part in chosen], np.int64), counts),
         log_id=chosen[0].log_id,
+    )
+    if not any(part.without for part in chosen):
+        return rows
+    keep = np.ones(len(rows), bool)
+    for part, start in zip(chosen, np.cumsum(counts) - counts, strict=True):
+        keep[start + np.fromiter(part.without, np.int64, len(part.without))] = False
+    return _kept(rows, keep) if keep.any() else None
+
+
+def _kept(rows: Rows, keep: np.ndarray) -> Rows:
+    """Only these. Dictionaries shrink with them, for the name of a refused row may be what is wrong with it."""
+    table = rows.table.filter(pa.array(keep))
+    for i, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            plain = table.column(i).cast(pa.string()).combine_chunks()
+            table = table.set_column(i, field, plain.dictionary_encode().cast(field.type))
+    return attrs.evolve(
+        rows,
+        table=table.combine_chunks(),
+        **{name: getattr(rows, name)[keep] for name in ("accepted_at", "seq", "partition", "offset")},
     )
 
 

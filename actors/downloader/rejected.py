@@ -14,7 +14,6 @@ from typing import Any
 import attrs
 import pyarrow as pa
 import structlog
-import trio
 
 from actors.downloader.port import Page
 from runtime.actor import Seams
@@ -36,7 +35,6 @@ class RejectedRows:
     seams: Seams
     version: str
     log: Any = attrs.field(factory=structlog.get_logger)
-    _one: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
 
     async def __call__(self, symbol: str, kind: str, page: Page) -> None:
         """Keep `page.rejected`, durable when it returns. Raises: LogSyncFailed (fatal)."""
@@ -47,7 +45,8 @@ class RejectedRows:
             self.seams.metrics.dead_lettered(sink=RULES, reason=reason, rows=rows)
         try:
             await self.seams.offload(
-                lambda: self._keep(letters_of(symbol, kind, refused, now_ns, self.version)), limiter=self._one
+                lambda: self._keep(letters_of(symbol, kind, refused, now_ns, self.version)),
+                limiter=self.letters.one_at_a_time,
             )
         except (LogFull, ConfigError) as exc:
             self.log.warning("rejected_rows_not_kept", symbol=symbol, kind=kind, rows=refused.num_rows, reason=str(exc))

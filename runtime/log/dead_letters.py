@@ -11,11 +11,13 @@ from pathlib import Path
 
 import attrs
 import msgspec
+import trio
 
 from runtime.disk_port import Disk
 from runtime.entropy import Entropy
 from runtime.errors import ConfigError
 from runtime.log.log import Log, LogSettings
+from runtime.log.recovery import Damage
 from runtime.log.tools import open_files
 from runtime.log.types import BODY_BYTES_MAX, FrameDraft, Group, GroupDraft
 
@@ -23,7 +25,8 @@ FOLDER = "dead-letters"
 _KINDS = {"letters": b"json", "verdicts": b"json"}
 _SEGMENT_BYTES = 1 << 20
 _PRODUCER = "dead_letters"
-OPEN, REPLAY, DROPPED = "open", "replay", "dropped"
+OPEN, REPLAY, DROPPED, STORED = "open", "replay", "dropped", "stored"
+"""Stored: its sink was sent it again and took it."""
 RULES = "rules"
 """`Letter.sink` of rows that our own rules refused."""
 
@@ -64,7 +67,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 @attrs.frozen
 class Entry:
-    """A letter and where it stands: open, replay (wanted), dropped."""
+    """A letter and where it stands: open, replay (wanted), dropped, stored."""
 
     letter: Letter
     state: str
@@ -72,12 +75,14 @@ class Entry:
 
 @attrs.define(kw_only=True)
 class DeadLetters:
-    """The writing side; made when the first letter comes. Blocking; one thread at a time."""
+    """The writing side; made when the first letter comes. Blocking; one thread at a time: `one_at_a_time`."""
 
     disk: Disk
     directory: Path
     wall_ns: Callable[[], int]
     entropy: Entropy
+    one_at_a_time: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
+    """For whoever calls from several tasks."""
     _log: Log | None = None
 
     def add(self, letters: Sequence[Letter]) -> None:
@@ -93,6 +98,10 @@ class DeadLetters:
     def bytes(self) -> int:
         """Kept so far, as far as it is known without opening the log."""
         return self._log.bytes if self._log is not None else 0
+
+    def of_sink(self, sink: str) -> tuple[list[Entry], list[Damage]]:
+        """As `letters_of_sink`."""
+        return letters_of_sink(self.disk, self.directory, sink)
 
     def close(self) -> None:
         """Let another process in."""
@@ -138,13 +147,24 @@ def read_letters(disk: Disk, directory: Path) -> dict[str, Entry]:
     return found
 
 
-def fold(groups: Iterable[Group]) -> dict[str, Entry]:
-    """Pure."""
+def letters_of_sink(disk: Disk, directory: Path, sink: str) -> tuple[list[Entry], list[Damage]]:
+    """The letters of one sink, oldest first, and what of the log cannot be read any more. Blocking, read-only."""
+    if not disk.names(directory):
+        return [], []
+    log = open_files(disk, directory)
+    found = fold(log.groups(), sink=sink)
+    return list(found.values()), log.damage
+
+
+def fold(groups: Iterable[Group], *, sink: str | None = None) -> dict[str, Entry]:
+    """Of one sink, or of all. Pure."""
     found: dict[str, Entry] = {}
     for group in groups:
         for frame in group.frames:
             if frame.kind == "letters":
                 for letter in msgspec.json.decode(frame.body, type=list[Letter]):
+                    if sink not in (None, letter.sink):
+                        continue
                     old = found.get(letter.key)
                     first_ns = old.letter.first_ns if old is not None else letter.first_ns
                     found[letter.key] = Entry(msgspec.structs.replace(letter, first_ns=first_ns), OPEN)

@@ -31,7 +31,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     for name, text in (
         ("list", "one line each"),
         ("show", "everything known of some"),
-        ("replay", "fetch their minutes again, at the next start; a row that is refused again opens its letter again"),
+        (
+            "replay",
+            "fetch their hours again (candles: send them again) at the next start; refused again, listed again",
+        ),
         ("drop", "give them up: counted as dropped by an operator"),
     ):
         one = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -81,10 +84,14 @@ def _decide(args: argparse.Namespace, folder: Path, what: str, entries: dict[str
         raise ConfigError(
             f"replay: {len(set(jobs.values()))} intervals at once, at most {JOBS_MAX}: name keys or --reason"
         )
+    again = sent_again(entries)
     _ask_again(args, sorted(set(jobs.values())))
-    _write(folder, list(jobs), REPLAY)
-    print(f"{len(jobs)} marked for replay: their minutes are fetched again by the next `pipeline run`")
-    if left := len(entries) - len(jobs):
+    _write(folder, [*jobs, *again], REPLAY)
+    if jobs or not again:
+        print(f"{len(jobs)} marked for replay: their minutes are fetched again by the next `pipeline run`")
+    if again:
+        print(f"{len(again)} marked for replay: the next `pipeline run` sends them to their sink again")
+    if left := len(entries) - len(jobs) - len(again):
         print(f"{left} left as they are: no vendor can be asked for them (time unknown, or not a vendor's rows)")
     return Exit.FINE
 
@@ -125,14 +132,14 @@ def _ask_again(args: argparse.Namespace, wanted: list[Interval]) -> None:
 def refetches(entries: dict[str, Entry]) -> dict[str, Interval]:
     """Key -> the interval that holds its row and its neighbours' of the same symbol and kind. Pure.
 
-    Intervals are whole hours, as a refetch takes them, and those that touch are one.
+    Intervals are whole hours, as a refetch takes them, and those that touch are one. Ticks that a sink refused are
+    fetched again too: the new slice replaces the one that lacks them.
     """
-    from runtime.log.dead_letters import RULES
-
+    again = sent_again(entries)
     rows = []
     for key, entry in entries.items():
         content = json.loads(entry.letter.content)
-        if entry.letter.sink == RULES and isinstance(content, dict) and content.get("ts_ns"):
+        if key not in again and isinstance(content, dict) and content.get("ts_ns"):
             hour = content["ts_ns"] - content["ts_ns"] % HOUR_NS
             rows.append((content["symbol"], entry.letter.kind, hour, key))
     found: dict[str, Interval] = {}
@@ -144,6 +151,14 @@ def refetches(entries: dict[str, Entry]) -> dict[str, Interval]:
         together.append(key)
         found |= dict.fromkeys(together, (symbol, kind, last[2], hour + HOUR_NS))
     return found
+
+
+def sent_again(entries: dict[str, Entry]) -> list[str]:
+    """Keys of the rows that the delivery itself sends again: candles, which no vendor has. Pure."""
+    from actors.bridge.isolation import SENT_AGAIN_KINDS
+    from runtime.log.dead_letters import RULES
+
+    return [k for k, e in entries.items() if e.letter.sink != RULES and e.letter.kind in SENT_AGAIN_KINDS]
 
 
 def select(entries: dict[str, Entry], keys: list[str], reason: str | None, *, open_only: bool) -> dict[str, Entry]:

@@ -134,6 +134,8 @@ async def _verify(settings: Settings, span_ns: tuple[int, int] | None) -> Verifi
     from actors.bridge.rows import counted_as
     from actors.embedded.spec import EmbeddedHome
     from runtime.disk import RealDisk
+    from runtime.log.dead_letters import FOLDER as DEAD_LETTERS
+    from runtime.log.dead_letters import Entry, letters_of_sink
     from runtime.log.tools import open_files
     from supervisors.cli.servers import make_seams, servers_for
     from supervisors.tree import sink_factory
@@ -146,6 +148,9 @@ async def _verify(settings: Settings, span_ns: tuple[int, int] | None) -> Verifi
         # Opened anew: a running pipeline appends, and what is looked at must not be older than the sink's marks.
         return open_files(RealDisk(), folder).row_counts(upto, named=counted_as)
 
+    def letters(sink: str) -> list[Entry]:
+        return letters_of_sink(RealDisk(), settings.pipeline.data_dir / DEAD_LETTERS, sink)[0]
+
     async with servers_for(settings, list(settings.sinks), seams):
         reports = []
         log = await trio.to_thread.run_sync(open_files, RealDisk(), folder)
@@ -157,6 +162,7 @@ async def _verify(settings: Settings, span_ns: tuple[int, int] | None) -> Verifi
                 log_id=log.log_id,
                 marks=cursor.committed if cursor else {},
                 row_counts=row_counts,
+                letters=lambda name=name: letters(name),  # type: ignore[misc]
                 span_ns=span_ns or (ALL_FROM_NS, ALL_TO_NS),
             )
             reports.append(report)
@@ -271,6 +277,8 @@ def lines(found: Verification) -> Iterator[str]:
         for line in report.lines:
             if line.before:
                 yield f"{report.sink}: {line.kind}: {line.before:,} rows were put there by other logs (--adopt)"
+            if line.dropped:
+                yield f"{report.sink}: {line.kind}: {line.dropped:,} dead letters were dropped by an operator"
         if report.rows_audited:
             yield f"{report.sink}: {report.rows_audited:,} rows compared with their slices' checksums"
         yield from _unaudited(report)

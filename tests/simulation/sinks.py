@@ -11,6 +11,7 @@ import trio
 
 from actors.bridge.memory_db import MemoryDatabase
 from actors.bridge.port import Sink, SinkBatch, SinkFactory, VerifyResult, WriteResult
+from actors.bridge.refused import Refused
 from runtime.actor import Seams
 from runtime.errors import RetryableSinkError
 from runtime.log.types import Group
@@ -120,9 +121,9 @@ class _SlowSink:
         await self._travel()
         return result
 
-    async def verify(self, groups: tuple[Group, ...]) -> VerifyResult:
+    async def verify(self, groups: tuple[Group, ...], refused: Refused) -> VerifyResult:
         await self._travel()
-        result = await self.inner.verify(groups)
+        result = await self.inner.verify(groups, refused)
         if result.mismatches:
             self.world.trace(f"{self.name} read back: {result.mismatches[0].what}", reached="read-back found less")
         return result

@@ -167,9 +167,9 @@ async def test_a_restarted_delivery_reads_back_what_it_had_not_verified(tick_rig
     read_back = []
     verify = MemorySink.verify
 
-    async def noted(self, groups):
+    async def noted(self, groups, refused):
         read_back.extend(f.offset for g in groups for f in g.frames)
-        return await verify(self, groups)
+        return await verify(self, groups, refused)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MemorySink, "verify", noted)

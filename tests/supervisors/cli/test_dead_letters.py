@@ -14,7 +14,7 @@ from actors.downloader.jobs import BackfillJob
 from runtime.disk import MemoryDisk, RealDisk
 from runtime.entropy import SeededEntropy
 from runtime.log.dead_letters import DeadLetters, Entry, Letter, read_letters
-from supervisors.cli.dead_letters import refetches
+from supervisors.cli.dead_letters import refetches, sent_again
 from supervisors.cli.main import main
 
 HOUR = 3_600_000_000_000
@@ -92,9 +92,11 @@ def test_replay_asks_for_whole_hours_once_and_for_nothing_that_no_vendor_has() -
         "c": entry(3, 11),
         "d": entry(4, 20),
         "e": entry(5, 11, "C:GBPUSD"),
-        "of a sink": entry(6, 10, sink="clickhouse"),
+        "of a sink": entry(6, 10, sink="timescale"),
+        "a candle": entry(8, 10, sink="clickhouse", kind="candles"),
         "no time": Entry(letter(7, content=json.dumps({"symbol": "C:EURUSD", "ts_ns": 0})), "open"),
     }
     first, later = ("C:EURUSD", "quotes", 10 * HOUR, 12 * HOUR), ("C:EURUSD", "quotes", 20 * HOUR, 21 * HOUR)
     other = ("C:GBPUSD", "quotes", 11 * HOUR, 12 * HOUR)
-    assert refetches(entries) == {"a": first, "b": first, "c": first, "d": later, "e": other}
+    assert refetches(entries) == {"a": first, "b": first, "c": first, "d": later, "e": other, "of a sink": first}
+    assert sent_again(entries) == ["a candle"]
