@@ -7,6 +7,7 @@ depend on what another one wrote here for correctness, only for display, probes 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 
 import attrs
@@ -167,6 +168,8 @@ class Board:
     """By `symbol/kind`; every half second, by the live downloader."""
     market_clock: MarketClockState | None = None
     """By whoever asks the vendor; None while nobody did."""
+    stream_dropped: Callable[[], Mapping[str, int]] = dict
+    """Elements of the vendor's stream that nobody could use, by reason; by the live downloader."""
     log: LogState | None = None
     jobs_idle: bool = False
     """The history downloader has nothing left to do."""

@@ -107,6 +107,12 @@ class BoardCollector(Collector):
             depth.add_metric([mailbox.name], mailbox.statistics().depth)
         yield depth
         yield self._missing()
+        dropped = CounterMetricFamily(
+            "holdfast_stream_elements_dropped", "Elements of the stream that nobody could use.", labels=["reason"]
+        )
+        for reason, count in self.board.stream_dropped().items():
+            dropped.add_metric([reason], count)
+        yield dropped
         active = _gauge("source_active", "1 = this is where the consumer reads from.", "consumer", "source")
         if vendor := self.board.facts.get("vendor"):
             active.add_metric(["history", vendor], 1.0)

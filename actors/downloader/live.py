@@ -116,6 +116,7 @@ class LiveDownloader:
     async def _keep_time(self, ctx: ActorContext) -> None:
         """Ask the vendor for its time, for ever; an outage of it is seen by those who need more than the time."""
         samples = 0
+        ctx.board.stream_dropped = self.source.counters
         while True:
             wait_s = self.pace.poll_s
             try:

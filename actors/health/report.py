@@ -38,6 +38,7 @@ def report(probes: Probes, about: About, board: Board, clock: Clock) -> dict[str
         "log": attrs.asdict(board.log) if board.log is not None else None,
         "live": {name: _live(state, now_s) for name, state in sorted(board.live.items())},
         "market_clock": attrs.asdict(board.market_clock) if board.market_clock is not None else None,
+        "stream_dropped": dict(board.stream_dropped()),
         "jobs_idle": board.jobs_idle,
         "idle": board.is_idle,
         "records_accepted": board.log.records_accepted if board.log is not None else 0,

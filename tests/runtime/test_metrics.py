@@ -41,6 +41,7 @@ def test_the_board_is_read_at_the_moment_of_the_scrape():
     board.jobs["b"] = JobState(symbol="C:EURUSD", kind="quotes", from_ns=0, to_ns=HOUR_NS, done_to_ns=0)
     board.jobs["c"] = JobState(symbol="C:USDJPY", kind="quotes", from_ns=0, to_ns=HOUR_NS, done_to_ns=0, finished=True)
     board.facts["vendor"] = "polygon"
+    board.stream_dropped = lambda: {"unknown-event": 4}
     mailbox: Mailbox[int] = Mailbox("appends", 4)
     mailbox.send_nowait(1)
 
@@ -57,6 +58,7 @@ def test_the_board_is_read_at_the_moment_of_the_scrape():
     assert seen["holdfast_coverage_missing_seconds", ("kind", "quotes"), ("symbol", "C:EURUSD")] == 2 * 3600
     assert seen["holdfast_coverage_missing_seconds", ("kind", "quotes"), ("symbol", "C:USDJPY")] == 0
     assert seen["holdfast_source_active", ("consumer", "history"), ("source", "polygon")] == 1
+    assert seen["holdfast_stream_elements_dropped_total", ("reason", "unknown-event")] == 4
 
     board.dependency("clickhouse", DependencyState.UP)
     assert scrape(metrics, board)["holdfast_dependency_up", ("dependency", "clickhouse")] == 1
