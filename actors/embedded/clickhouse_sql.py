@@ -86,6 +86,13 @@ class Insert:
     format: str
     data: bytes
 
+    def from_file(self, path: str) -> bytes:
+        """The same, with its rows in a file. `path` has no quotes."""
+        ends = (t.end - len("settings") for t in tokens_of(self.statement) if t.kind == "word" and t.name == "settings")
+        at = next(ends, len(self.statement))
+        infile = f" FROM INFILE '{path}' ".encode()
+        return self.statement[:at] + infile + self.statement[at:] + f" FORMAT {self.format}".encode()
+
 
 def split_insert(sql: bytes, body: bytes) -> Insert | None:
     """Take `INSERT INTO … FORMAT name` apart; None when it is no INSERT, or one of VALUES or of a SELECT.

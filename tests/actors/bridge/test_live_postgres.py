@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -89,15 +90,16 @@ class Watcher:
 
 
 async def deliver(log: LogBuilder, store: PostgresStore, kind: str, *, late_live_s: float = 0.0) -> Watcher:
-    """Deliver the whole log with a reader beside it; live is given out late."""
+    """Deliver the whole log with a reader beside it; live is given out late: every other look finds nothing."""
     consumers = Consumers(log)
     read = consumers.live.read
+    late_looks = itertools.cycle((True, False))
 
     async def late(*, bytes_max, wait=True):
-        if not wait:
+        if next(late_looks):
+            await trio.sleep(late_live_s)
             return []
-        await trio.sleep(late_live_s)
-        return await read(bytes_max=4_000)
+        return await read(bytes_max=4_000, wait=wait)
 
     if late_live_s:
         consumers.live.read = late

@@ -1,4 +1,4 @@
-"""Rows that a real PostgreSQL refuses: exactly they are put aside, the rest is there, and the ledger balances."""
+"""Rows that a real PostgreSQL or ClickHouse refuses: exactly they are put aside, the rest is there, and the ledger balances."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from runtime.disk import MemoryDisk
 from runtime.entropy import SeededEntropy
 from runtime.log.dead_letters import DeadLetters
 from tests.actors.bridge.test_conservation import counts
-from tests.support.bridge import HOUR, LOG_ID, T0, Consumers, LogBuilder, MemoryCursor, trades
-from tests.support.sink_servers import postgres_server
-from tests.support.sinks import PostgresStore, context, seams
+from tests.support.bridge import HOUR, LOG_ID, MINUTE, T0, Consumers, LogBuilder, MemoryCursor, log_of_bars, trades
+from tests.support.sink_servers import clickhouse_server, postgres_server
+from tests.support.sinks import ClickHouseStore, PostgresStore, context, seams
 
-__all__ = ["postgres_server"]
+__all__ = ["clickhouse_server", "postgres_server"]
 
 pytestmark = pytest.mark.stack
 
@@ -71,3 +71,16 @@ async def test_postgres_keeps_all_but_the_texts_with_a_nul(store):
     assert sorted((e.letter.offset, e.letter.row) for e in entries) == [(2, 7), (4, 0)]
     assert all("22021" in e.letter.error for e in entries)
     assert (problems, lines["trades"].stored, lines["trades"].dead_lettered) == ((), 148, 2)
+
+
+async def test_clickhouse_keeps_all_but_the_candles_that_break_a_constraint(clickhouse_server):
+    store = ClickHouseStore(clickhouse_server.dsn)
+    async with store.factory()(seams()) as sink:
+        await sink.open(LOG_ID)  # makes the tables
+    refused = sorted({T0 + 7 * MINUTE, T0 + 2 * HOUR + 59 * MINUTE})
+    ms = ", ".join(str(ns // 10**6) for ns in refused)
+    await store.sql(f"alter table DB.candles add constraint odd check toUnixTimestamp64Milli(ts) not in ({ms})")
+    entries, lines, problems = await deliver(log_of_bars(4), store, "clickhouse")
+    assert sorted(e.letter.row for e in entries) == [7, 59]
+    assert all("469" in e.letter.error for e in entries)
+    assert (problems, lines["candles"].stored, lines["candles"].dead_lettered) == ((), 238, 2)

@@ -104,3 +104,19 @@ def test_first_word_and_last_format():
     assert verb_of(b"-- only a note") == ""
     assert format_of(b"SELECT 1 FORMAT Arrow ;\n") == "Arrow"
     assert format_of(b"SELECT 'FORMAT Arrow'") == ""
+
+
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        (b"INSERT INTO t FORMAT Arrow\nx", b"INSERT INTO t  FROM INFILE '/f'  FORMAT Arrow"),
+        (
+            b"INSERT INTO t (a, `settings`) SETTINGS async_insert=0 FORMAT Native\n",
+            b"INSERT INTO t (a, `settings`)  FROM INFILE '/f' SETTINGS async_insert=0  FORMAT Native",
+        ),
+    ],
+)
+def test_an_insert_takes_its_rows_from_a_file(sql, told):
+    insert = split_insert(sql, b"")
+    assert insert is not None
+    assert insert.from_file("/f") == told

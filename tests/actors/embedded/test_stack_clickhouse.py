@@ -368,3 +368,12 @@ def test_the_password_is_in_no_command_line(parent):
     with open(f"/proc/{pid}/cmdline", "rb") as line:
         assert parent.secret("clickhouse").encode() not in line.read()
     assert os.stat(parent.data_dir / "embedded" / "clickhouse.secret").st_mode & 0o77 == 0
+
+
+def test_an_insert_that_breaks_a_constraint_is_refused_and_changes_nothing(pipeline):
+    pipeline.command("CREATE TABLE even (a UInt64, CONSTRAINT odd CHECK a % 2 = 0) ENGINE = MergeTree ORDER BY a")
+    with pytest.raises(DatabaseError, match="469"):
+        pipeline.insert_arrow("even", pa.table({"a": pa.array([2, 3], pa.uint64())}))
+    done = pipeline.insert_arrow("even", pa.table({"a": pa.array([2, 4], pa.uint64())}))
+    assert done.written_rows == 2
+    assert pipeline.query("SELECT count() FROM even").result_rows == [(2,)]
