@@ -120,7 +120,7 @@ class Engine:
             handle.query(f"SET {name} = '{quoted}'")
 
     def _insert(self, handle: Any, insert: Insert) -> EngineAnswer:
-        """From a file in memory: the driver's `send_insert` says "written" when a constraint refused the rows (4.4.0)."""
+        """From a file in memory: chDB 4.4.0's `send_insert` says "written" when a constraint refused the rows."""
         file = os.memfd_create("insert")
         try:
             with open(file, "wb", closefd=False) as out:
