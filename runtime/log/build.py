@@ -133,7 +133,7 @@ class Builder:
     def add(self, draft: GroupDraft, size: int) -> None:
         """The group of one draft, behind those before it; `size` = `weigh(draft)`.
 
-        Long, and without helpers: a call costs more here than anywhere, for the CPU's caches are cold after each sync.
+        Long, and without helpers: all of it comes before the write, where nothing hides it.
         """
         positions, buffers, next_offsets, newest = self.positions, self.buffers, self._offsets, self._last_of_kind
         frames, kinds = draft.frames, self.schemas.current

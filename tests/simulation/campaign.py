@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -211,6 +212,8 @@ class _Worker:
 
 def worker(seeds: Iterable[str], *, mutant: str) -> None:
     """The other end of `_Worker`."""
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)  # a twentieth faster; nothing depends on when garbage goes
     for seed in seeds:
         print(json.dumps(attrs.asdict(run_seed(int(seed), mutant=mutant))), flush=True)
 
