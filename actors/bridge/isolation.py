@@ -224,7 +224,7 @@ class CandidateRows:
         for group, frame, numbers, start in self._with_starts():
             chosen = numbers[max(0, low - start) : max(0, high - start)]
             if len(chosen):
-                groups.append(attrs.evolve(group, frames=(frame,)))
+                groups.append(msgspec.structs.replace(group, frames=(frame,)))
                 rest = np.setdiff1d(np.arange(frame.rows), chosen, assume_unique=True)
                 without[frame.partition, frame.offset] = frozenset(rest.tolist())
         return SinkBatch(groups=tuple(groups), marks={}, without=without)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 import attrs
+import msgspec
 
 from actors.bridge.port import SinkBatch
 from actors.bridge.rows import is_passing
@@ -288,7 +289,7 @@ def _only(group: Group, partitions: set[int]) -> Group:
     """The group cut to `partitions`, each part whole."""
     if all(frame.partition in partitions for frame in group.frames):
         return group
-    return attrs.evolve(group, frames=tuple(f for f in group.frames if f.partition in partitions))
+    return msgspec.structs.replace(group, frames=tuple(f for f in group.frames if f.partition in partitions))
 
 
 def _moves(groups: Iterable[Group], marks: dict[int, int]) -> dict[int, tuple[int, int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 import attrs
+import msgspec
 import outcome
 import trio
 
@@ -209,7 +210,7 @@ class Buffer:
             started_s = ctx.clock.monotonic_s()
             written, groups = await ctx.offload(settle_and_commit)
             appended = [
-                attrs.evolve(answer, refused=one.refused) if one.refused else answer
+                msgspec.structs.replace(answer, refused=one.refused) if one.refused else answer
                 for answer, one in zip(written, batch.settled(), strict=True)
             ]
             took_s = ctx.clock.monotonic_s() - started_s

@@ -113,7 +113,7 @@ class SeamKeeper:
             feed.replaced = feed.replaced.add(draft.from_ns, draft.to_ns)
             last = self.end_offset(draft.live_partition) + ahead.get(draft.live_partition, 0) - 1
             if feed.first_ns is not None and draft.to_ns > feed.first_ns and last >= 0:
-                return Ordered(draft=attrs.evolve(draft, frames=draft.stamped(last)))
+                return Ordered(draft=msgspec.structs.replace(draft, frames=draft.stamped(last)))
         return Ordered(draft=draft)
 
     def _feed(self, name: str) -> _Feed:

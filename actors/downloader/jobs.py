@@ -15,7 +15,7 @@ import msgspec
 
 from actors.market.coverage import IntervalSet
 from runtime.clock import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE, format_ns
-from runtime.log.types import POSITION_BYTES_MAX
+from runtime.log.frame import POSITION_BYTES_MAX
 from runtime.settings import EARLIEST_NS, LATEST_NS
 
 NOTHING = IntervalSet()

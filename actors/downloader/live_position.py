@@ -10,7 +10,7 @@ import msgspec
 
 from actors.downloader.jobs import floor_minute
 from actors.market.coverage import IntervalSet
-from runtime.log.types import POSITION_BYTES_MAX
+from runtime.log.frame import POSITION_BYTES_MAX
 
 LISTS_BYTES_MAX = (POSITION_BYTES_MAX - 440) // 2
 """Of each of `past` and `again`; the rest holds a session id, four instants, four counts and the JSON around them."""

@@ -15,7 +15,8 @@ from actors.market.coverage import Coverage, coverage_batch
 from actors.market.schema import SCHEMAS, content_checksum, encode
 from runtime.clock import NS_PER_HOUR, NS_PER_MINUTE, format_ns
 from runtime.errors import PermanentSourceError
-from runtime.log.types import GROUP_BYTES_MAX, FrameDraft
+from runtime.log.frame import GROUP_BYTES_MAX
+from runtime.log.types import FrameDraft
 
 SLICE_ROWS_MAX = 200_000
 MINUTE_ROWS_MAX = 1_000_000

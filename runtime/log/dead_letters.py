@@ -16,10 +16,11 @@ import trio
 from runtime.disk_port import Disk
 from runtime.entropy import Entropy
 from runtime.errors import ConfigError
+from runtime.log.frame import BODY_BYTES_MAX
 from runtime.log.log import Log, LogSettings
 from runtime.log.recovery import Damage
 from runtime.log.tools import open_files
-from runtime.log.types import BODY_BYTES_MAX, FrameDraft, Group, GroupDraft
+from runtime.log.types import FrameDraft, Group, GroupDraft
 
 FOLDER = "dead-letters"
 _KINDS = {"letters": b"json", "verdicts": b"json"}

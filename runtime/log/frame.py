@@ -12,10 +12,13 @@ import struct
 from typing import NamedTuple
 
 from runtime.log.checksum import crc32c, crc32c_more
-from runtime.log.types import BODY_BYTES_MAX, GROUP_BYTES_MAX, POSITION_BYTES_MAX
 
 MAGIC = b"HFf\x01"
 HEADER_VERSION = 1
+GROUP_BYTES_MAX = 16 * 1024 * 1024
+"""Of the bodies of one group."""
+BODY_BYTES_MAX = 900_000
+POSITION_BYTES_MAX = 1024
 PRODUCER_BYTES_MAX = 256
 
 _REST = struct.Struct("<HHI QQQQqQQQ qQqqQ IIIIIII HH")

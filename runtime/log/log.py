@@ -191,9 +191,10 @@ class Log:
 
     def position_of(self, partition: int, offset: int) -> int:
         """Position of the group that holds (partition, offset), the end if there is none yet."""
-        if offset >= self.log_end_offset(partition):
-            return self.end_position
-        return self._catalog.position_of(partition, offset, self.end_position)
+        behind = self._writer.positions  # looked at once: a commit in its thread may be putting a new one here
+        if offset >= behind.offsets[partition]:
+            return behind.position
+        return self._catalog.position_of(partition, offset, behind.position)
 
     # --- writing: one worker thread
 

@@ -35,7 +35,8 @@ class _Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 @attrs.define(kw_only=True)
 class Positions:
-    """The state behind the last group below `position`. Changed in place only by recovery; a commit makes a new one."""
+    """The state behind the last group below `position`. A commit makes a new one,
+    which shares the three tables with it; only recovery changes the rest in place."""
 
     log_id: str
     offsets: list[int]
@@ -51,6 +52,12 @@ class Positions:
     producers: dict[str, ProducerState] = attrs.field(factory=dict)
     rows: dict[str, int] = attrs.field(factory=dict)
     """Rows accepted per kind since the log began."""
+
+    def copy(self) -> Positions:
+        """That later commits leave alone."""
+        return attrs.evolve(
+            self, last_of_kind=self.last_of_kind.copy(), producers=self.producers.copy(), rows=self.rows.copy()
+        )
 
     def fold(self, span: Span, schemas: Schemas) -> None:
         """Go on behind `span`, which lies at or after `position`."""

@@ -2,6 +2,9 @@
 
 The log knows nothing of markets or Arrow: a body is bytes, a kind is a name, a schema is a message that whoever
 decodes the body needs in front of it.
+
+What every commit makes and carries are msgspec structs: made five times as fast as attrs classes, which counts where
+a commit takes 200 us.
 """
 
 from __future__ import annotations
@@ -9,18 +12,34 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import attrs
+import msgspec
+
+from runtime.errors import InvariantViolation
+from runtime.log.frame import (
+    BODY_BYTES_MAX,
+    FIXED_BYTES,
+    FRAMES_MAX,
+    GROUP_BYTES_MAX,
+    POSITION_BYTES_MAX,
+    PRODUCER_BYTES_MAX,
+    body_checksum,
+    header_size,
+    padded,
+)
 
 Interval = tuple[int, int]
 """[from, to) in ns UTC."""
 
-GROUP_BYTES_MAX = 16 * 1024 * 1024
-BODY_BYTES_MAX = 900_000
-POSITION_BYTES_MAX = 1024
+_PLAIN_BYTES = padded(FIXED_BYTES)
+"""Header of every frame but a group's last."""
+_set = msgspec.structs.force_setattr
 
 
-@attrs.frozen(kw_only=True)
-class FrameDraft:
-    """One frame as a producer hands it over: everything but what the writer assigns."""
+class FrameDraft(msgspec.Struct, frozen=True, kw_only=True):
+    """One frame as a producer hands it over: everything but what the writer assigns.
+
+    The body's checksum is made here, where the body is: from now on nothing can change it unnoticed.
+    """
 
     partition: int
     kind: str
@@ -29,11 +48,18 @@ class FrameDraft:
     rows: int
     event_time_ns_min: int
     event_time_ns_max: int
+    body_crc: int = -1
+    """CRC32C of body and padding; made with the draft."""
+
+    def __post_init__(self) -> None:
+        _set(self, "body_crc", body_checksum(self.body))
 
 
-@attrs.frozen(kw_only=True)
-class GroupDraft:
-    """One append: all frames or none become durable, together with the producer's position."""
+class GroupDraft(msgspec.Struct, frozen=True, kw_only=True):
+    """One append: all frames or none become durable, together with the producer's position.
+
+    Raises InvariantViolation for a draft that breaks a limit: the producer's bug, found before anything is queued.
+    """
 
     producer: str
     sequence: int
@@ -41,10 +67,33 @@ class GroupDraft:
     producer_position: bytes
     """What the producer wants to be told after a restart; <= POSITION_BYTES_MAX."""
     frames: tuple[FrameDraft, ...]
+    wire_bytes: int = -1
+    """What the group takes in a segment; made with the draft."""
+
+    def __post_init__(self) -> None:
+        name, position, frames = self.producer.encode(), self.producer_position, self.frames
+        bodies = wire = 0
+        for frame in frames:
+            size = len(frame.body)
+            bodies += size
+            wire += (size + 7) & ~7
+            if size > BODY_BYTES_MAX or frame.partition < 0:
+                raise self._broken(f"partition {frame.partition}, a body of {size} bytes, max {BODY_BYTES_MAX}")
+        if not 0 < len(name) <= PRODUCER_BYTES_MAX:
+            raise self._broken(f"its name must have 1 to {PRODUCER_BYTES_MAX} bytes")
+        if len(position) > POSITION_BYTES_MAX:
+            raise self._broken(f"position of {len(position)} bytes, max {POSITION_BYTES_MAX}")
+        if not 0 < len(frames) <= FRAMES_MAX:
+            raise self._broken(f"{len(frames)} frames, allowed are 1 to {FRAMES_MAX}")
+        if bodies > GROUP_BYTES_MAX:
+            raise self._broken(f"{bodies} bytes in one group, max {GROUP_BYTES_MAX}")
+        _set(self, "wire_bytes", wire + (len(frames) - 1) * _PLAIN_BYTES + header_size(name, position))
+
+    def _broken(self, what: str) -> InvariantViolation:
+        return InvariantViolation(f"producer {self.producer}, sequence {self.sequence}: {what}")
 
 
-@attrs.frozen(kw_only=True)
-class SliceDraft(GroupDraft):
+class SliceDraft(GroupDraft, frozen=True, kw_only=True):
     """A group that replaces [from_ns, to_ns) of a feed; the writer decides what it comes after (docs/live.md)."""
 
     feed: str
@@ -96,8 +145,7 @@ class LiveDraft:
         return draft, cut.refused
 
 
-@attrs.frozen(kw_only=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True, kw_only=True):
     """One durable frame."""
 
     partition: int
@@ -115,8 +163,7 @@ class Frame:
     group_index: int
 
 
-@attrs.frozen(kw_only=True)
-class Group:
+class Group(msgspec.Struct, frozen=True, kw_only=True):
     """One durable group, as every consumer sees it: whole, or (filtered) the frames of chosen partitions."""
 
     log_id: str
@@ -131,8 +178,7 @@ class Group:
     frames: tuple[Frame, ...]
 
 
-@attrs.frozen(kw_only=True)
-class ProducerState:
+class ProducerState(msgspec.Struct, frozen=True, kw_only=True):
     """Where a producer stood, from the log itself."""
 
     sequence: int = 0
@@ -140,8 +186,7 @@ class ProducerState:
     position: bytes = b""
 
 
-@attrs.frozen(kw_only=True)
-class Appended:
+class Appended(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to one append, given only after the sync returned."""
 
     position: int

@@ -15,7 +15,7 @@ import msgspec
 
 from runtime.disk_port import Disk, File
 from runtime.errors import LogFull, LogSyncFailed
-from runtime.log.build import DUPLICATE, Builder, Carried, sort_out_duplicates, weigh
+from runtime.log.build import DUPLICATE, Carried, Write, check_places, frame_groups, sort_out_duplicates
 from runtime.log.cursor import NO_SPACE
 from runtime.log.index import Catalog
 from runtime.log.meta import WriterLock
@@ -26,6 +26,9 @@ from runtime.log.scan import Span
 from runtime.log.schemas import Schemas
 from runtime.log.segment import HEADER_BYTES, Segment, SegmentHeader, create_segment, finish_segment
 from runtime.log.types import Appended, Group, GroupDraft
+
+_HIDE_FROM = 4
+"""Groups from which on it pays to let the disk begin while their answers are made."""
 
 
 @attrs.define(kw_only=True)
@@ -69,14 +72,12 @@ class Writer:
         A larger batch is several writes; if a later one finds no space, the earlier ones are durable: the next
         call hands their groups over, and gives their answers when it is given the same drafts again.
         """
-        total = len(self.positions.offsets)
-        sizes = [weigh(draft, partitions_total=total, schemas=self.schemas) for draft in drafts]
+        check_places(drafts, partitions_total=len(self.positions.offsets), schemas=self.schemas)
         known = sort_out_duplicates(drafts, self.positions.producers)
         fresh: Sequence[GroupDraft] = drafts
         if duplicates := True in known:
             fresh = [draft for draft, old in zip(drafts, known, strict=True) if not old]
-            sizes = [size for size, old in zip(sizes, known, strict=True) if not old]
-        answers, groups = self._append(fresh, sizes, use_reserve=use_reserve)
+        answers, groups = self._append(fresh, use_reserve=use_reserve)
         if self._owed_groups:
             groups, self._owed_groups = self._owed_groups + groups, []
         if duplicates:
@@ -105,7 +106,7 @@ class Writer:
         self.catalog.add(segment)
         for span in carried.spans:
             self.positions.fold(span, self.schemas)
-        self._snapshot = self.positions
+        self._snapshot = self.positions.copy()
         if not self.background:
             self._finish_former()
 
@@ -153,20 +154,16 @@ class Writer:
 
     # --- one write
 
-    def _append(
-        self, drafts: Sequence[GroupDraft], sizes: Sequence[int], *, use_reserve: bool
-    ) -> tuple[list[Appended], list[Group]]:
+    def _append(self, drafts: Sequence[GroupDraft], *, use_reserve: bool) -> tuple[list[Appended], list[Group]]:
         """In as few writes as the segments allow: one, nearly always."""
         answers: list[Appended] = []
         groups: list[Group] = []
+        sizes = [draft.wire_bytes for draft in drafts]
         done = 0
         try:
             while done < len(drafts):
                 run = self._make_room(sizes[done:], use_reserve=use_reserve)
-                builder = self._builder()
-                for draft, size in zip(drafts[done : done + run], sizes[done:], strict=False):
-                    builder.add(draft, size)
-                answered, written = self._write(builder)
+                answered, written = self._write(self._framed(drafts[done : done + run]))
                 answers += answered
                 groups += written
                 done += run
@@ -197,26 +194,26 @@ class Writer:
             return 0
         return self._room - HEADER_BYTES - (self.positions.position - self._segment.base)
 
-    def _builder(self) -> Builder:
-        return Builder(
-            positions=self.positions,
+    def _framed(self, drafts: Sequence[GroupDraft]) -> Write:
+        return frame_groups(
+            drafts,
+            self.positions,
             schemas=self.schemas,
             epoch=self.lock.epoch,
             log_low=self.catalog.log_low,
             wall_ns=self.wall_ns,
-            at=self.positions.position,
         )
 
-    def _write(self, builder: Builder) -> tuple[list[Appended], list[Group]]:
+    def _write(self, write: Write) -> tuple[list[Appended], list[Group]]:
         assert self._file is not None
         assert self._segment is not None
         if self.suspect:
             raise LogSyncFailed(f"{self.directory}: a sync failed in this process; only a new one may go on")
         self.lock.check()
         at = HEADER_BYTES + self.positions.position - self._segment.base
-        wanted = builder.at - self.positions.position
+        wanted = write.position - self.positions.position
         try:
-            written = self._file.pwritev(builder.buffers, at)
+            written = self._file.pwritev(write.buffers, at)
         except OSError as error:
             self._cut_back(at)
             raise self.refused(error, self._segment.path.name) from error
@@ -224,13 +221,14 @@ class Writer:
             self._cut_back(at)
             raise LogFull(f"{self._segment.path}: only {written} of {wanted} bytes could be written")
         try:
-            self._file.start_writeback(at, wanted)
-            answers, groups, behind = builder.answers(), builder.groups(), builder.behind()  # while the disk works
+            if len(write.made) >= _HIDE_FROM:
+                self._file.start_writeback(at, wanted)
+            answers, groups, settle = write.answers(), write.groups(self.schemas), write.behind()
             self.catalog.note(self._segment.base, self.positions.position, self.positions.offsets)
             self._file.datasync()
         except OSError as error:
             raise self._sync_failed(error, self._segment.path.name) from error
-        self.positions = behind  # as a whole: other threads look at it unlocked
+        self.positions = settle()  # as a whole: other threads look at it unlocked
         return answers, groups
 
     def _cut_back(self, size: int) -> None:

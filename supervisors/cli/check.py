@@ -97,7 +97,7 @@ def limit_lines() -> Iterator[str]:
     from actors.health import web
     from actors.market.schema import FRAME_ROWS_MAX
     from runtime import telemetry
-    from runtime.log.types import BODY_BYTES_MAX, GROUP_BYTES_MAX, POSITION_BYTES_MAX
+    from runtime.log.frame import BODY_BYTES_MAX, GROUP_BYTES_MAX, POSITION_BYTES_MAX
     from supervisors.cli.query import RESULT_BYTES_MAX
     from supervisors.cli.run import SHUTDOWN_S
     from supervisors.tree import JOBS_WAITING_MAX

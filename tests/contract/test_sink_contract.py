@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import attrs
+import msgspec
 import pytest
 import trio
 
@@ -309,7 +309,7 @@ async def test_a_slice_whose_content_is_not_what_coverage_says_is_named(store: S
     lied = LogBuilder()
     lied.slice(T0, T0 + HOUR, 10, price=1.75)
     body = lied.groups[0].frames[0].body
-    group = attrs.evolve(log.groups[0], frames=(attrs.evolve(frames[0], body=body), frames[1]))
+    group = msgspec.structs.replace(log.groups[0], frames=(msgspec.structs.replace(frames[0], body=body), frames[1]))
     async with store.factory()(seams()) as sink:
         await sink.open(LOG_ID)
         await sink.write(SinkBatch(groups=(group,), marks={2: (0, 2)}))

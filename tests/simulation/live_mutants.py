@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import msgspec
 
 from tests.simulation.mutants import mutant
 
@@ -21,7 +22,7 @@ def slice_unstamped() -> None:
     def unstamped(self: Any, draft: Any, ahead: Any, *, duplicate: bool) -> Any:
         if isinstance(draft, SliceDraft):
             stamped = draft.stamped
-            draft = attrs.evolve(draft, stamped=lambda last: stamped(-1))
+            draft = msgspec.structs.replace(draft, stamped=lambda last: stamped(-1))
         return real(self, draft, ahead, duplicate=duplicate)
 
     SeamKeeper._one = unstamped  # type: ignore[method-assign]

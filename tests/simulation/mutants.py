@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+import msgspec
 import outcome
 
 
@@ -208,7 +209,7 @@ def half_a_group() -> None:
 
     def half(group: Any, partitions: set[int]) -> Any:
         whole = real(group, partitions)
-        return attrs.evolve(whole, frames=whole.frames[:-1]) if len(whole.frames) > 1 else whole
+        return msgspec.structs.replace(whole, frames=whole.frames[:-1]) if len(whole.frames) > 1 else whole
 
     plan._only = half
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 
 from actors.bridge.plan import Coalescing, Lane, LogHole
@@ -216,11 +217,10 @@ def test_rows_carry_stamp_and_place_in_their_group():
 
 
 def test_a_frame_that_holds_other_rows_than_its_header_says_is_a_broken_invariant():
-    import attrs
 
     log = log_of_slices(1)
-    frame = attrs.evolve(log.groups[0].frames[0], rows=99)
-    group = attrs.evolve(log.groups[0], frames=(frame,))
+    frame = msgspec.structs.replace(log.groups[0].frames[0], rows=99)
+    group = msgspec.structs.replace(log.groups[0], frames=(frame,))
     (step,) = steps([group], TICKS)
     with pytest.raises(InvariantViolation, match="says 99 rows and holds 100"):
         rows_of(step.parts, "quotes")

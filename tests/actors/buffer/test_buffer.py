@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import attrs
+import msgspec
 import outcome
 import pytest
 import structlog
@@ -109,7 +110,7 @@ async def test_the_record_of_a_loss_passes_a_full_disk(autojump_clock: trio.test
         assert world.ctx.board.log is not None
         assert world.ctx.board.log.error
         assert world.ctx.board.log.seconds_until_loss == 0.0
-        answer = await world.appender.append_loss(attrs.evolve(draft(1), producer="losses"))
+        answer = await world.appender.append_loss(msgspec.structs.replace(draft(1), producer="losses"))
         assert trio.current_time() < 3.0
         assert (answer.position, world.log.commits) == (0, [1])
         assert (await waiting.wait()).position == 1

@@ -22,7 +22,7 @@ from actors.downloader.jobs import (
 from actors.market.coverage import IntervalSet
 from runtime.actor import offload_inline
 from runtime.clock import NS_PER_DAY, NS_PER_HOUR, NS_PER_MINUTE
-from runtime.log.types import POSITION_BYTES_MAX
+from runtime.log.frame import POSITION_BYTES_MAX
 
 M = NS_PER_MINUTE
 

@@ -15,7 +15,8 @@ from actors.downloader.live_position import LivePosition, common, widened, witho
 from actors.downloader.seam import FeedSeam, MinuteCounts, Orders, Seam
 from actors.market.coverage import IntervalSet
 from runtime.clock import NS_PER_HOUR, NS_PER_MINUTE
-from runtime.log.types import POSITION_BYTES_MAX, ProducerState
+from runtime.log.frame import POSITION_BYTES_MAX
+from runtime.log.types import ProducerState
 
 M = NS_PER_MINUTE
 JOB = Wanted(job="j", from_ns=0, to_ns=30 * M, refetch=False)

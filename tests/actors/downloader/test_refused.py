@@ -13,7 +13,7 @@ from actors.downloader.memory import MemoryHistory
 from actors.market import schema
 from actors.market.coverage import IntervalSet, coverage_records
 from runtime.clock import NS_PER_DAY, NS_PER_HOUR
-from runtime.log.types import POSITION_BYTES_MAX
+from runtime.log.frame import POSITION_BYTES_MAX
 
 EURUSD = "C:EURUSD"
 

@@ -339,7 +339,7 @@ def test_a_commit_that_died_half_way_is_recovered_in_place(
 ) -> None:
     log = memory_rig.open()
     log.commit([draft("a", 1)])
-    monkeypatch.setattr("runtime.log.build.Builder.behind", lambda _: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr("runtime.log.build.Write.behind", lambda _: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(MemoryError):
         log.commit([draft("a", 2)])
     monkeypatch.undo()
