@@ -181,7 +181,8 @@ def figures() -> Iterator[Figure]:
     for delay_s in (0.001, 0.005):
         yield from synchronous(1, 65_536, 20, delay_s)
     yield from through_trio(1, 30)
-    yield from through_trio(16, 10)
+    yield from through_trio(1, 10, 0.001)
+    yield from through_trio(16, 60)
 
 
 class Turns:
@@ -228,7 +229,7 @@ def synchronous(groups: int, size: int, rounds: int, delay_s: float = 0.0) -> It
         raw.close()
         floor.close()
         shutil.rmtree(folder)
-    name = f"log_sync_{size // 1000}k_x{groups}" + (f"_plus_{delay_s * 1000:.0f}ms" if delay_s else "")
+    name = f"log_sync_{size // 1000}k_x{groups}" + _plus(delay_s)
     words = {"unit": "commits/s", "anchor": "raw append + fdatasync, same preallocation"}
     yield turns.median("ours", "raw", name=f"{name}_median", **words)
     yield turns.median("floor", "raw", name=f"{name}_floor", **words)
@@ -247,17 +248,20 @@ def p99(times: list[float]) -> float:
     return sorted(times)[int(len(times) * 0.99)]
 
 
-def through_trio(producers: int, rounds: int) -> Iterator[Figure]:
-    """Through mailbox and worker thread, 64 KiB each, beside the raw loop and the same loop in a worker thread."""
+def through_trio(producers: int, rounds: int, delay_s: float = 0.0) -> Iterator[Figure]:
+    """Through mailbox and worker thread, 64 KiB each, beside the raw loop and the same loop in a worker thread.
+
+    `delay_s`: as in `synchronous`.
+    """
     folder = Path(tempfile.mkdtemp(prefix="holdfast-bench-", dir=os.environ.get("HOLDFAST_BENCH_DIR")))
     try:
-        turns = trio.run(trio_turns, folder, producers, rounds)
+        turns = trio.run(trio_turns, folder, producers, rounds, delay_s)
     finally:
         shutil.rmtree(folder)
-    name = f"log_trio_{producers}_producers"
+    name = f"log_trio_{producers}_producers" + _plus(delay_s)
     raw, hop = "raw append + fdatasync", "the same, each in trio.to_thread"
     if producers == 1:
-        yield turns.median("hop", "raw", name="bare_trio_hop", unit="commits/s", anchor=raw)
+        yield turns.median("hop", "raw", name="bare_trio_hop" + _plus(delay_s), unit="commits/s", anchor=raw)
         yield turns.median("ours", "raw", name=name, unit="groups/s", anchor=raw)
         yield turns.median("ours", "hop", name=f"{name}_beside_hop", unit="groups/s", anchor=hop)
     else:
@@ -266,15 +270,19 @@ def through_trio(producers: int, rounds: int) -> Iterator[Figure]:
     yield turns.p99("ours", "raw", name=f"{name}_p99", anchor="raw p99")
 
 
-async def trio_turns(folder: Path, producers: int, rounds: int) -> Turns:
+def _plus(delay_s: float) -> str:
+    return f"_plus_{delay_s * 1000:.0f}ms" if delay_s else ""
+
+
+async def trio_turns(folder: Path, producers: int, rounds: int, delay_s: float = 0.0) -> Turns:
     body = random.randbytes(65_536)
-    log = open_log(folder / "log")
+    log = open_log(folder / "log", delay_s)
     inbox: Mailbox[AppendRequest] = Mailbox("buffer", 64)
     seams = Seams(clock=SystemClock(), entropy=SeededEntropy(1), offload=offload_to_thread, board=Board())
     started = trio.Event()
     ctx = ActorContext(name="buffer", incarnation=1, seams=seams, log=structlog.get_logger(), on_ready=started.set)
     appender = Appender(inbox=inbox, lookup=log.producer)
-    raw = Raw(folder, "raw", [body + bytes(HEADER)])
+    raw = Raw(folder, "raw", [body + bytes(HEADER)], delay_s=delay_s)
     raw.prepare(2 * rounds * BLOCK)
     turns = Turns("ours", "raw", "hop")
 
