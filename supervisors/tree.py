@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -30,10 +29,9 @@ from actors.downloader.addressed import AddressedStream, AddressedVendor
 from actors.downloader.behind import ConfirmRules
 from actors.downloader.downloader import HistoryDownloader
 from actors.downloader.job_files import JobFiles, write_job
-from actors.downloader.jobs import BackfillJob, HistoryJob, ceil_minute, floor_minute
+from actors.downloader.jobs import BackfillJob, HistoryJob
 from actors.downloader.live import ClockPace, LiveDownloader
 from actors.downloader.live_group import LiveLimits
-from actors.downloader.lost import lost_rows
 from actors.downloader.memory import MemoryHistory, MemoryJobs, MemoryTicks, MemoryTrades, random_trades, random_walk
 from actors.downloader.memory_live import MemoryLive, MemoryMarket, MemoryTime
 from actors.downloader.polygon import PolygonHistory, PolygonLimits
@@ -52,7 +50,6 @@ from actors.health.listen import open_listener
 from actors.health.port import BackfillRequest
 from actors.health.probes import Probes
 from actors.market.schema import KINDS, schema_message
-from actors.market.symbols import partition_of
 from runtime.actor import Actor, Seams
 from runtime.backoff import Backoff
 from runtime.board import DependencyState
@@ -65,7 +62,7 @@ from runtime.log.appender import Appender, AppendRequest
 from runtime.log.dead_letters import FOLDER as DEAD_LETTERS
 from runtime.log.dead_letters import DeadLetters
 from runtime.log.log import Log, LogSettings
-from runtime.log.losses import Lost, LostFrame
+from runtime.log.losses import Lost
 from runtime.log.recovery import Damage
 from runtime.log.retention import Retention
 from runtime.mailbox import Mailbox
@@ -73,6 +70,7 @@ from runtime.market_clock import MarketClock
 from runtime.ratelimit import BudgetLimits, RateLimit
 from runtime.settings import Settings, SinkSettings
 from supervisors.engine.child import ChildSpec, RestartIntensity, Strategy, SupervisorSpec
+from supervisors.lost_rows import LostRowsFinder
 
 VERSION = "0.1.0"
 JOBS_WAITING_MAX = 100
@@ -156,39 +154,13 @@ class Parts:
         return min(checkpoint, self.log.verified_by(f"bridge.{name}" for name in self.settings.sinks))
 
     async def refetch_lost(self, damage: Damage, lost: Lost) -> None:
-        """Bit rot took these rows of the log: their slices are fetched again. What is unknown, coverage will show."""
+        """Bit rot took these rows of the log: their slices are fetched again. Raises: NotConnected (too many jobs)."""
         del damage
-        if lost.frames and all(frame.kind for frame in lost.frames):
-            requests = self._refetch_frames(lost.frames)
-        else:  # a header is rotten too: what the producers knew before and after it tells what was in it
-            requests = [
-                BackfillRequest(
-                    symbols=(rows.symbol,), kinds=(rows.kind,), from_ns=rows.from_ns, to_ns=rows.to_ns, refetch=True
-                )
-                for producer in lost.producers
-                for rows in lost_rows(producer)
-                if rows.symbol in self.settings.pipeline.symbols and rows.kind in self.settings.downloader.kinds
-            ]
-        for request in requests:
-            await self.submit_backfill(request)
-
-    def _refetch_frames(self, lost: Sequence[LostFrame]) -> list[BackfillRequest]:
-        """One request for all of them: the times of the lost rows, and every symbol of their partitions."""
-        kinds = {frame.kind for frame in lost} & set(self.settings.downloader.kinds)
-        partitions = {frame.partition % self.log.partitions for frame in lost if frame.kind in kinds}
-        symbols = tuple(
-            symbol
-            for symbol in self.settings.pipeline.symbols
-            if partition_of(symbol, self.log.partitions, history=False) in partitions
+        finder = LostRowsFinder(
+            log=self.log, symbols=self.settings.pipeline.symbols, kinds=self.settings.downloader.kinds
         )
-        timed = [frame for frame in lost if frame.kind in (*kinds, "coverage") and frame.event_time_ns_max > 0]
-        if not symbols or not timed:
-            return []
-        from_ns = floor_minute(min(frame.event_time_ns_min for frame in timed))
-        to_ns = ceil_minute(max(frame.event_time_ns_max for frame in timed) + 1)
-        return [
-            BackfillRequest(symbols=symbols, kinds=tuple(sorted(kinds)), from_ns=from_ns, to_ns=to_ns, refetch=True)
-        ]
+        for request in await self.seams.offload(lambda: finder.requests(lost)):
+            await self.submit_backfill(request)
 
     async def submit_backfill(self, request: BackfillRequest) -> str:
         """Make a backfill durable and tell the downloader; returns its id. Raises: NotConnected when too many wait."""
@@ -199,6 +171,7 @@ class Parts:
             from_ns=request.from_ns,
             to_ns=request.to_ns,
             refetch=request.refetch,
+            rebuild=request.rebuild,
         )
         self.seams.board.jobs_idle = False  # before anybody can ask whether we are idle
         if isinstance(self.jobs, MemoryJobs):

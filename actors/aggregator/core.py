@@ -13,8 +13,9 @@ from actors.aggregator.open_bars import open_bars
 from actors.aggregator.output import candle_batch, frames
 from actors.aggregator.store import DayStore
 from actors.aggregator.stream import Stream
-from actors.aggregator.views import View, changes, look
+from actors.aggregator.views import View, changes, look, look_again
 from actors.market.candles import MINUTES_PER_DAY, NS_PER_MINUTE, TIMEFRAMES, Bars, fold
+from actors.market.coverage import REBUILD
 from runtime.board import OpenBars
 from runtime.log.types import FrameDraft, Group
 
@@ -126,7 +127,10 @@ class Core:
             before = self._look(day, low, high, stream, at)
             day.replace(low, high, cover.source, inside, final=cover.is_final)
             self.store.touched(day, at.end)
-            found += _changes(before, self._look(day, low, high, stream, at))
+            if cover.reason == REBUILD and not at.quiet:
+                found += self._look_again(day, low, high, stream)
+            else:
+                found += _changes(before, self._look(day, low, high, stream, at))
         return found
 
     def _add(self, one: LiveInput, at: _At) -> list[View]:
@@ -170,6 +174,13 @@ class Core:
             return []
         closed_to = stream.closed_to(day.key.day)
         return [look(day, timeframe, low, high, closed_to=closed_to) for timeframe in self.timeframes]
+
+    def _look_again(self, day: Day, low: int, high: int, stream: Stream) -> list[View]:
+        """All that readers have to see of the minutes [low, high), whatever they were told before."""
+        closed_to = stream.closed_to(day.key.day)
+        return [
+            view for timeframe in self.timeframes for view in look_again(day, timeframe, low, high, closed_to=closed_to)
+        ]
 
     def _day(self, key: DayKey) -> Day:
         day = self.store.get(key)

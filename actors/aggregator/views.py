@@ -55,6 +55,18 @@ def look(day: Day, timeframe: str, low: int, high: int, *, closed_to: int) -> li
     return _views(day, timeframe, low, out, whole)
 
 
+def look_again(day: Day, timeframe: str, low: int, high: int, *, closed_to: int) -> list[View]:
+    """As `look`, and where an interval is out without a candle, that there is none: nothing said before counts."""
+    seen = look(day, timeframe, low, high, closed_to=closed_to)
+    low, out, _ = _judge(day, timeframe, low, high, closed_to)
+    starts_ns = day.key.start_ns + (low + np.flatnonzero(out) * TIMEFRAMES[timeframe]) * NS_PER_MINUTE
+    found = []
+    for view in seen:
+        absent = np.setdiff1d(starts_ns, view.bars.ts_ns, assume_unique=True)
+        found += [view, _none_at(view, absent)]
+    return [view for view in found if len(view)]
+
+
 def look_open(day: Day, timeframe: str, low: int, high: int, *, closed_to: int) -> list[View]:
     """The candles that live touched and that are not out yet; never final."""
     low, out, whole = _judge(day, timeframe, low, high, closed_to)
@@ -120,6 +132,16 @@ def _same(old: View, i: npt.NDArray[np.intp], new: View, j: npt.NDArray[np.intp]
     for name in _SHOWN:
         same &= getattr(old.bars, name)[i] == getattr(new.bars, name)[j]
     return np.asarray(same, np.bool_)
+
+
+def _none_at(view: View, starts_ns: npt.NDArray[np.int64]) -> View:
+    """Rows that say: no candle starts there. Nobody knows what prices it once had."""
+    rows = len(starts_ns)
+    columns = {name: np.zeros(rows, kind) for name, kind in COLUMNS.items()}
+    source = np.full(rows, "mixed", dtype=object)
+    return _gone(
+        attrs.evolve(view, bars=Bars(ts_ns=starts_ns, **columns), final=np.zeros(rows, np.bool_), source=source)
+    )
 
 
 def _gone(view: View) -> View:

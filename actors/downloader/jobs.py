@@ -52,6 +52,8 @@ class BackfillJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     to_ns: int
     refetch: bool = False
     """Also what is covered already."""
+    rebuild: bool = False
+    """A refetch because candles were lost: they are put out once more, though the rows are the same."""
 
     def __post_init__(self) -> None:
         if not JOB_ID.fullmatch(self.id):
@@ -85,7 +87,7 @@ class BackfillJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.refetch:
             from_ns -= from_ns % NS_PER_HOUR
             to_ns = max(to_ns, min(-(-to_ns // NS_PER_HOUR) * NS_PER_HOUR, settled_to_ns))
-        return Wanted(job=self.id, from_ns=from_ns, to_ns=to_ns, refetch=self.refetch)
+        return Wanted(job=self.id, from_ns=from_ns, to_ns=to_ns, refetch=self.refetch, rebuild=self.rebuild)
 
 
 @attrs.frozen(kw_only=True)
@@ -115,6 +117,7 @@ class Wanted:
     from_ns: int
     to_ns: int | None
     refetch: bool
+    rebuild: bool = False
     quiet: bool = False
     """True: housekeeping behind live (gaps, confirmations), not shown as a job."""
 

@@ -21,7 +21,7 @@ from actors.downloader.live_position import common
 from actors.downloader.port import HistorySource, Page
 from actors.downloader.producer import Covers, HistoryProducer, Noted
 from actors.downloader.slices import Feed, Framed, Slice, SliceCutter, coverage_frames, frame_slice
-from actors.market.coverage import Coverage, IntervalSet
+from actors.market.coverage import REBUILD, Coverage, IntervalSet
 from runtime.actor import ActorContext
 from runtime.clock import NS_PER_DAY, format_ns
 from runtime.errors import NotConnected, PermanentSourceError
@@ -225,8 +225,9 @@ class Lane:
         def is_final(piece: Slice) -> bool:
             return final_to_ns is None or piece.to_ns <= final_to_ns
 
+        reason = REBUILD if wanted.rebuild else ""
         framed: Sequence[Framed] = await self.ctx.offload(
-            lambda: [frame_slice(feed, piece, final=is_final(piece)) for piece in ready]
+            lambda: [frame_slice(feed, piece, final=is_final(piece), reason=reason) for piece in ready]
         )
         settled_ns = self.behind.settled_to_ns() if final_to_ns is None else final_to_ns
         for one in framed:

@@ -160,8 +160,8 @@ class Framed:
         return attrs.evolve(self, coverage=attrs.evolve(self.coverage, after_offset=after_offset)).frames
 
 
-def frame_slice(feed: Feed, piece: Slice, *, final: bool = True) -> Framed:
-    """`piece` encoded; provisional unless `final`. Tens of ms for a full slice: offload it.
+def frame_slice(feed: Feed, piece: Slice, *, final: bool = True, reason: str = "") -> Framed:
+    """`piece` encoded; provisional unless `final`; `reason`: of its coverage. Tens of ms for a full slice: offload it.
 
     Raises: PermanentSourceError when a single minute does not fit into one group.
     """
@@ -175,6 +175,7 @@ def frame_slice(feed: Feed, piece: Slice, *, final: bool = True) -> Framed:
         rows=piece.rows.num_rows,
         checksum=content_checksum(feed.kind, piece.rows),
         rejected=piece.rejected,
+        reason=reason,
         request_id=piece.request_id,
     )
     data = tuple(_frames(feed.partition, feed.kind, piece.rows))

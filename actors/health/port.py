@@ -19,6 +19,8 @@ class BackfillRequest:
     from_ns: int
     to_ns: int
     refetch: bool
+    rebuild: bool = False
+    """Candles of it were lost in the log: they are put out once more."""
 
 
 class SubmitBackfill(Protocol):

@@ -15,6 +15,8 @@ FINAL_STATUS = frozenset({"final", "empty"})
 """Status of a slice whose hour was settled when it was fetched: nothing more is expected."""
 SLICE_STATUS = FINAL_STATUS | {"live"}
 """Status that a slice may have: this interval was fetched whole, its rows are the other frames of the group."""
+REBUILD = "candles-lost"
+"""Reason of a slice that was fetched again since the log lost candles of it: all of them are put out once more."""
 UNCONFIRMED_FINAL = "unconfirmed-final"
 """Reason of a live record when nothing will confirm it (`confirm = false`): contiguous live minutes are final."""
 

@@ -40,6 +40,14 @@ def wait(pipeline: Pipeline, key: str, seconds: float = 90) -> None:
         time.sleep(0.2)
 
 
+def flip(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 4]))
+
+
 @pytest.mark.parametrize("where", [400, 60], ids=["body", "header"])
 def test_a_flipped_bit_costs_one_slice_which_is_fetched_again(tmp_path: Path, where: int) -> None:
     pipeline = Pipeline(tmp_path / "data", *SETTINGS)
@@ -57,11 +65,7 @@ def test_a_flipped_bit_costs_one_slice_which_is_fetched_again(tmp_path: Path, wh
     victim = [g for g in log.groups() if any(f.kind == "quotes" and f.rows for f in g.frames)][1]
     [segment] = [s for s, end in log.extents() if s.base <= victim.position < end]
     at = HEADER_BYTES + victim.position - segment.base + where  # in the first frame
-    with segment.path.open("r+b") as file:
-        file.seek(at)
-        byte = file.read(1)[0]
-        file.seek(at)
-        file.write(bytes([byte ^ 4]))
+    flip(segment.path, at)
 
     said = pipeline.call("log", "verify", "--json")
     assert said.returncode == 1
@@ -85,3 +89,49 @@ def test_a_flipped_bit_costs_one_slice_which_is_fetched_again(tmp_path: Path, wh
         assert pipeline.stop() == 0
         pipeline.stop_embedded()
     assert f"{victim.position:020d}.frame" in RealDisk().names(folder / "quarantine")
+
+
+CANDLES_SQL = """select timeframe, basis, ts, open, high, low, close, ticks from candles_latest order by all"""
+
+
+@pytest.mark.parametrize("where", [400, 60], ids=["body", "header"])
+def test_candles_that_rot_before_a_sink_has_them_are_made_again(tmp_path: Path, where: int) -> None:
+    """The ticks are there and the same as ever, so nothing but the loss makes the aggregator say its candles again."""
+    undisturbed = Pipeline(tmp_path / "other", *SETTINGS)
+    undisturbed.start()
+    try:
+        wait(undisturbed, "idle", 120)
+        wanted = undisturbed.sql("clickhouse", CANDLES_SQL)
+    finally:
+        assert undisturbed.stop() == 0
+        undisturbed.stop_embedded()
+    assert wanted.height > 100
+
+    pipeline = Pipeline(tmp_path / "data", *SETTINGS)
+    pipeline.start(extra=NO_SINK)
+    try:
+        wait(pipeline, "jobs_idle")
+        deadline = time.monotonic() + 60
+        while status(pipeline)["consumers"]["aggregator"]["caught_up"] is not True:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        assert pipeline.stop() == 0
+    log = open_files(RealDisk(), tmp_path / "data" / "log")
+    made = [group for group in log.groups() if group.producer == "aggregator"]
+    assert len(made) > 2
+    victim = made[1]
+    [segment] = [s for s, end in log.extents() if s.base <= victim.position < end]
+    flip(segment.path, HEADER_BYTES + victim.position - segment.base + where)
+    assert pipeline.call("log", "verify").returncode == 1
+
+    pipeline.start()
+    try:
+        wait(pipeline, "idle", 120)
+        assert any("the log lost" in event for event in status(pipeline)["events"])
+        assert pipeline.sql("clickhouse", CANDLES_SQL).equals(wanted)
+        verified = pipeline.call("verify", "--json")
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+    finally:
+        assert pipeline.stop() == 0
+        pipeline.stop_embedded()

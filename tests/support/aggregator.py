@@ -77,11 +77,19 @@ def slice_frames(
     symbol: str = EUR,
     source: str = "polygon",
     final: bool = True,
+    reason: str = "",
 ):
     """The frames of a slice, as the downloader makes them."""
     status = ("final" if batch.num_rows else "empty") if final else "live"
     cover = Coverage(
-        symbol=symbol, kind=kind, source=source, from_ns=from_ns, to_ns=to_ns, status=status, rows=batch.num_rows
+        symbol=symbol,
+        kind=kind,
+        source=source,
+        from_ns=from_ns,
+        to_ns=to_ns,
+        status=status,
+        rows=batch.num_rows,
+        reason=reason,
     )
     return _drafts([*schema.encode(kind, batch), *schema.encode("coverage", coverage_batch([cover]))], HISTORY)
 
@@ -162,7 +170,12 @@ class MemoryLog:
                     prev_offset=-1,
                     schema=schema.schema_message(frame.kind),
                     group_index=index,
-                    **attrs.asdict(frame),
+                    partition=frame.partition,
+                    kind=frame.kind,
+                    body=frame.body,
+                    rows=frame.rows,
+                    event_time_ns_min=frame.event_time_ns_min,
+                    event_time_ns_max=frame.event_time_ns_max,
                 )
             )
         end = position + sum(len(frame.body) + 100 for frame in made)
@@ -469,9 +482,10 @@ class Bench:
         self.rows += found
         return found
 
-    def slice(self, from_ns, to_ns, ticks, source="polygon", *, final=True):
+    def slice(self, from_ns, to_ns, ticks, source="polygon", *, final=True, **more):
         self.truth.replace(from_ns, to_ns, source, ticks, final=final)
-        return self.take(slice_frames(from_ns, to_ns, quotes(ticks, source=source), source=source, final=final))
+        rows = quotes(ticks, source=source)
+        return self.take(slice_frames(from_ns, to_ns, rows, source=source, final=final, **more))
 
     def live(self, ticks=(), *, beat=None, source="polygon", reason=""):
         """A live group: rows in order of arrival, a heartbeat [from, to), or both."""

@@ -3,7 +3,7 @@
 import errno
 import json
 
-import attrs
+import msgspec
 import pytest
 import trio
 
@@ -241,7 +241,7 @@ async def test_a_second_writer_of_its_sequence_is_noticed(autojump_clock, monkey
 
     def taken(self, frames, producer="history", **rest):
         answer = real(self, frames, producer, **rest)
-        return attrs.evolve(answer, duplicate=True) if producer == "aggregator" else answer
+        return msgspec.structs.replace(answer, duplicate=True) if producer == "aggregator" else answer
 
     monkeypatch.setattr(MemoryLog, "append", taken)
     with pytest.raises(ExceptionGroup) as caught:

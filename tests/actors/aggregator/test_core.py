@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from actors.aggregator import views
 from actors.market.candles import TIMEFRAMES
+from actors.market.coverage import REBUILD
 from actors.market.flags import Flag
 from tests.support.aggregator import (
     BASES,
@@ -170,6 +171,38 @@ def test_a_vanished_minute_is_said_to_be_gone_and_may_come_back():
     bench.check()
     bench.slice(T0, T0 + 5 * MINUTE, ticks)
     bench.check()
+
+
+def test_equal_ticks_put_out_nothing_unless_candles_were_lost():
+    """The log lost candles that no sink had: whatever was in them, a slice that says so makes all of them again."""
+    bench = Bench()
+    ticks = every(MINUTE, T0, T0 + 50 * MINUTE)
+    bench.slice(T0, T0 + HOUR, every(MINUTE, T0, T0 + 55 * MINUTE))
+    kept = bench.rows.copy()
+    bench.slice(T0, T0 + HOUR, ticks)  # five minutes vanish: said in a group that is lost
+    assert bench.slice(T0, T0 + HOUR, ticks) == []  # positive control: a refetch alone heals nothing
+    bench.rows = kept
+    with pytest.raises(AssertionError):
+        bench.check()
+    bench.rows = []
+    found = bench.slice(T0, T0 + HOUR, ticks, reason=REBUILD)
+    bench.check()
+    assert {row["timeframe"] for row in found} == {"1m", "5m", "15m", "1h"}  # longer ones are not over
+    minutes = [row for row in found if row["timeframe"] == "1m" and row["basis"] == "mid"]
+    assert [bool(row["flags"] & Flag.GONE) for row in sorted(minutes, key=lambda row: row["ts_ns"])] == [
+        *[False] * 50,
+        *[True] * 10,
+    ]
+
+
+def test_candles_made_again_are_not_put_out_twice_by_a_replay():
+    bench = Bench()
+    ticks = every(MINUTE, T0, T0 + HOUR)
+    bench.slice(T0, T0 + HOUR, ticks)
+    assert bench.slice(T0, T0 + HOUR, ticks, reason=REBUILD)
+    again = Bench()
+    applied = again.core.apply(bench.log.groups, suppressed_to=bench.log.groups[-1].end_position)
+    assert applied.outputs == []
 
 
 def test_another_vendor_for_a_part_makes_the_coarse_candle_mixed():
