@@ -21,7 +21,7 @@ other.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -322,14 +322,22 @@ def kept(segments: list[Segment], start_position: int) -> list[Segment]:
 
 def check_contiguous(directory: Path, segments: list[Segment], start_position: int) -> None:
     """Raises ConfigError naming a segment that is missing."""
-    if segments and segments[0].base > start_position:
+    for before, after, base in missing_segments(segments, start_position):
+        if before is None:
+            raise ConfigError(
+                f"{directory}: the log begins at {start_position}, but its first segment is {after.path.name}: "
+                f"put the missing segment back. {LOST_FOR_GOOD}"
+            )
         raise ConfigError(
-            f"{directory}: the log begins at {start_position}, but its first segment is {segments[0].path.name}: "
-            f"put the missing segment back. {LOST_FOR_GOOD}"
+            f"{directory}: the segment with base {base} is missing between {before.path.name} "
+            f"and {after.path.name}: put {segment_name(base)} back. {LOST_FOR_GOOD}"
         )
+
+
+def missing_segments(segments: Sequence[Segment], start_position: int) -> Iterator[tuple[Segment | None, Segment, int]]:
+    """(the one before the hole, the one behind it, base of the last that is missing), as far as headers tell."""
+    if segments and segments[0].base > start_position:
+        yield None, segments[0], start_position
     for before, after in itertools.pairwise(segments):
         if after.header is not None and after.header.prev_base != before.base:
-            raise ConfigError(
-                f"{directory}: the segment with base {after.header.prev_base} is missing between {before.path.name} "
-                f"and {after.path.name}: put {segment_name(after.header.prev_base)} back. {LOST_FOR_GOOD}"
-            )
+            yield before, after, after.header.prev_base

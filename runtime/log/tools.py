@@ -21,10 +21,10 @@ from runtime.log.losses import MISSING_END, QUARANTINE
 from runtime.log.meta import META, Meta, load_meta, meta_of_segments
 from runtime.log.positions import POSITIONS
 from runtime.log.reader import Reader
-from runtime.log.recovery import Damage, check_contiguous, kept, list_segments, log_low
+from runtime.log.recovery import Damage, kept, list_segments, log_low, missing_segments
 from runtime.log.scan import Gap, Span
 from runtime.log.schemas import Schemas, load_schemas
-from runtime.log.segment import HEADER_BYTES, Segment
+from runtime.log.segment import HEADER_BYTES, Segment, segment_name
 from runtime.log.slots import damaged_slots
 from runtime.log.types import Group
 
@@ -118,7 +118,8 @@ class LogFiles:
         """Each segment with the end of its frames."""
         for segment, after in itertools.zip_longest(self.segments, self.segments[1:]):
             header = after.header if after is not None else None
-            yield segment, header.prev_end if header else after.base if after is not None else self.end_position
+            end = header.prev_end if header else after.base if after is not None else self.end_position
+            yield segment, self._missing_behind.get(segment.base, end)
 
     def check_files(self) -> list[Damage]:
         """What does not check beside the frames: headers of segments, cursors, positions, META (a slot of two)."""
@@ -127,8 +128,13 @@ class LogFiles:
             for s in self.segments
             if s.header is None
         ]
+        for before, after, base in self._missing():
+            low = self.meta.start_position if before is None else self._missing_behind[before.base]
+            found.append(
+                Damage(segment=segment_name(base), position=low, end_position=after.base, reason="the file is missing")
+            )
         for (segment, end), after in zip(self.extents(), self.segments[1:], strict=False):
-            if end < after.base:
+            if end < after.base and segment.base not in self._missing_behind:
                 name = segment.path.name
                 found.append(Damage(segment=name, position=end, end_position=after.base, reason=MISSING_END))
         names = [META, POSITIONS, *(f"{CURSORS}/{name}" for name in self._disk.names(self._directory / CURSORS))]
@@ -161,6 +167,14 @@ class LogFiles:
                 file.close()
             position = after
 
+    def _missing(self) -> Iterator[tuple[Segment | None, Segment, int]]:
+        return missing_segments(self.segments, self.meta.start_position)
+
+    @property
+    def _missing_behind(self) -> dict[int, int]:
+        """Base of a segment behind which some are missing -> where the last of them began."""
+        return {before.base: base for before, _, base in self._missing() if before is not None}
+
     def _open(self, segment: Segment) -> File:
         try:
             return self._disk.open(segment.path)
@@ -169,6 +183,8 @@ class LogFiles:
 
     def _note(self, segment: Segment, gap: Gap) -> None:
         damage = Damage(segment=segment.path.name, position=gap.position, end_position=gap.end, reason=gap.reason)
+        if gap.position >= self._missing_behind.get(segment.base, gap.end):
+            return  # `check_files` names the file
         if damage not in self.damage:
             self.damage.append(damage)
 
@@ -181,7 +197,9 @@ def open_files(disk: Disk, directory: Path | str) -> LogFiles:
     if meta is None:
         raise ConfigError(f"{folder} holds no log")
     segments = kept(list_segments(disk, folder, meta.log_id), meta.start_position)
-    check_contiguous(folder, segments, meta.start_position)
+    if any(missing_segments(segments, meta.start_position)):  # trimmed at this moment, perhaps
+        meta = load_meta(disk, folder) or meta
+        segments = kept(list_segments(disk, folder, meta.log_id), meta.start_position)
     catalog = Catalog(disk, log_low(meta.log_id))
     catalog.replace(segments)
     end, durable = _tail(disk, catalog) if segments else (meta.start_position, meta.start_position)

@@ -71,6 +71,26 @@ def test_a_write_under_way_is_not_looked_at(memory_rig: Any) -> None:
     assert files.damage == []
 
 
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_log_with_a_missing_file_is_still_looked_at(rig: Any, which: int) -> None:
+    """A start refuses it; whoever has to find out what is gone can look at the rest."""
+    made = rig.filled(60, sizes=(3000,))
+    names = [name for name in rig.disk.names(rig.path) if name.endswith(".seg")]
+    assert len(names) == 4
+    rig.disk.unlink(rig.path / names[which])
+    low, high = (int(name[:20]) for name in names[which : which + 2])
+    files = open_files(rig.disk, rig.path)
+    missing = [one for one in files.check_files() if one.reason == "the file is missing"]
+    assert [(one.segment, one.position, one.end_position) for one in missing] == [(names[which], low, high)]
+    assert list(files.groups()) == [group for group in made if not low <= group.position < high]
+    assert files.check() == []
+    listed = {segment.path.name: end for segment, end in files.extents()}
+    assert sorted(listed) == [name for name in names if name != names[which]]
+    assert all(int(name[:20]) <= end <= low for name, end in listed.items() if int(name[:20]) < low)
+    with pytest.raises(ConfigError, match="put"):
+        rig.open()
+
+
 def test_no_log_is_said_so(rig: Any) -> None:
     with pytest.raises(ConfigError, match="holds no log"):
         open_files(rig.disk, Path(rig.path) / "nothing")
