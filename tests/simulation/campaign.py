@@ -63,6 +63,7 @@ REACHED_MIN: dict[str, float] = {
     "bug in downloader.live": 3,
     "held": 40,
     "confirmed": 15,
+    "slices over a backlog": 3,
     "stream reconnect": 30,
     "stream: cut": 10,
     "stream: silent": 5,

@@ -15,6 +15,8 @@ SYMBOLS = ("C:EURUSD", "C:GBPUSD", "C:USDJPY", "C:AUDNZD")
 COIN = "X:BTCUSD"
 LIVE_SHARE = 0.3
 """Of the seeds."""
+BACKLOG_SHARE = 0.4
+"""Of those with a stream."""
 DAY_NS = 1_709_596_800 * NS
 """2024-03-05."""
 CLASSES: dict[str, tuple[float, float]] = {
@@ -79,11 +81,13 @@ class Live:
     wall_offset_ns: int
     """Our clock minus the vendor's, at the beginning."""
     batch_rows: int
-    """The most of one delivery: small ones make lanes wait for each other."""
+    """The most of one delivery: small ones make lanes wait for each other; of 1 a batch is one group."""
     batch_linger_s: float
     """How long rows of a lane may wait for company: the other lane may overtake them as far as its marks allow."""
     read_bytes: int
     """Of the log, by a delivery at once."""
+    backlog_s: float = 0.0
+    """So long the row store is down in calm weather while the market runs and slices come; 0: not at all."""
 
 
 @attrs.frozen(kw_only=True)
@@ -167,7 +171,7 @@ def _with_live(history: Draw, rng: random.Random) -> Draw:
     start_ns = border_ns - round((fire_s + rng.choice((-4.0, 7.0, 9.0))) * rate) * NS - rng.randrange(NS)
     lead = rng.choice((2, 9, 30)) if rate == 1.0 else rng.choice((3, 20, 75))
     settle_s = max(30, round(8 * rate))
-    return attrs.evolve(
+    drawn = attrs.evolve(
         history,
         symbols=_symbols(history.symbols[0], rng),
         from_ns=start_ns - start_ns % MINUTE - lead * MINUTE,
@@ -191,6 +195,15 @@ def _with_live(history: Draw, rng: random.Random) -> Draw:
             read_bytes=rng.choice((2_000, 512 << 10)),
         ),
     )
+    backlog = random.Random(f"backlog/{history.seed}")  # came later: moves no other draw
+    return _with_backlog(drawn, backlog) if backlog.random() < BACKLOG_SHARE else drawn
+
+
+def _with_backlog(drawn: Draw, rng: random.Random) -> Draw:
+    """History's tenth lets a slice overtake live rows only while live has nine times as many and more than one batch."""
+    assert drawn.live is not None
+    backlog_s, batch_rows = rng.choice((12.0, 16.0)), rng.choice((1, 1, drawn.live.batch_rows))
+    return attrs.evolve(drawn, live=attrs.evolve(drawn.live, backlog_s=backlog_s, batch_rows=batch_rows))
 
 
 def _symbols(pair: str, rng: random.Random) -> tuple[str, ...]:

@@ -14,6 +14,9 @@ JOBS = min(2, os.cpu_count() or 1)
 ONCE_FAILED = (6, 8, 13, 14, 37, 38, 47, 50, 75, 78, 97, 139, 144)
 """Seeds that showed a bug of the product or of the harness, in some version of both."""
 
+BACKLOGS = (66, 111, 131, 185, 288)
+"""Seeds in which a slice comes while live rows that it replaces wait for a sink that is down."""
+
 
 @pytest.mark.slow
 def test_seeds_that_once_failed() -> None:
@@ -32,6 +35,13 @@ def test_a_few_dozen_seeds_hold_and_repeat_themselves() -> None:
 def test_a_broken_promise_is_noticed(mutant: str) -> None:
     """A sample; all of them by `python -m tests.simulation mutants`."""
     assert any(result.failure for result in run_seeds(range(6), jobs=JOBS, mutant=mutant))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", ["after_ignored", "slice_unstamped"])
+def test_slices_that_overtake_a_live_backlog_are_noticed(mutant: str) -> None:
+    assert any(result.failure for result in run_seeds(BACKLOGS, jobs=JOBS, mutant=mutant))
+    assert not any(result.failure for result in run_seeds(BACKLOGS, jobs=JOBS))
 
 
 def test_a_seed_is_always_the_same_draw_and_leaves_a_third_of_the_classes_out() -> None:

@@ -53,6 +53,8 @@ class Verdict:
         held_ns = await self._rest()
         self._judge(held_ns)
         stream.turn(stands=False)
+        if draw.live.backlog_s and draw.dead_sink != "timescale":
+            await self._backlog(draw.live.backlog_s)
         border_ns = draw.live.border_ns if draw.live.confirm else held_ns
         await self._until(lambda: self._is_settled(border_ns), "not confirmed")
         self._judge(await self._rest())
@@ -61,6 +63,21 @@ class Verdict:
             wanted = dict.fromkeys(draw.symbols, (draw.from_ns, border_ns))
             world.oracle.confirmed(rows, wanted, world.refused)
             world.trace.reached["confirmed"] += 1
+
+    async def _backlog(self, down_s: float) -> None:
+        """The row store is down while the stream goes on, an hour ends and somebody orders the minutes that wait for it: when
+        it is back, slices stand in the history lane behind live rows that they replace."""
+        world = self.world
+        faults = world.databases["timescale"].faults
+        world.trace("timescale is down, in calm weather", reached="slices over a backlog")
+        faults.down = True
+        from_ns = world.now_ns() // MINUTE * MINUTE
+        await trio.sleep(down_s / 2)
+        to_ns = max(world.now_ns() // MINUTE * MINUTE, from_ns + MINUTE)
+        for symbol in world.draw.symbols:
+            await world.submit(symbol, from_ns, to_ns)
+        await trio.sleep(down_s / 2)
+        faults.down = False
 
     async def _rest(self) -> int:
         """The vendor's clock stands until nothing comes any more. Up to where all should be known."""
