@@ -21,7 +21,7 @@ import attrs
 import polars as pl
 
 from tests.crashes.killing import combination, kill, summary
-from tests.crashes.mutants import MUTANTS
+from tests.crashes.outage import writes_held_up
 from tests.crashes.readers import Readers
 from tests.crashes.watch import CandleWatch, QuoteWatch
 from tests.support import replayed
@@ -33,6 +33,10 @@ DAYS = ("20140506", "20140507", "20140508", "20140509")
 ROUND_S = 9.0
 """A round lasts about so long: with it and the speed the recording is still being played in the last one."""
 GAP_ROWS = 300
+OUTAGE_EVERY = 3
+"""Rounds: before the first of them PostgreSQL takes no row for OUTAGE_S, while the stream goes on."""
+OUTAGE_S = 14.0
+"""Two hours at the usual speed: both are confirmed while their live rows wait."""
 TRIES_PER_ROUND = 3
 """A round that found all its victims down does not count."""
 PATIENCE_S = 900.0
@@ -51,12 +55,15 @@ class Run:
     victims: list[str]
     kills: Counter[str] = attrs.field(factory=Counter)
     gap_rows: int = 0
+    outages: int = 0
 
     def rounds(self, count: int, gap_round: int) -> None:
         """Kill something `count` times, and start again what nobody else starts. Raises: SystemExit when it cannot."""
         self.pipeline.start()
         done = 0
         for _ in range(count * TRIES_PER_ROUND):
+            if done // OUTAGE_EVERY >= self.outages:
+                self.outages += self._outage(done + 1)
             if done >= gap_round and not self.gap_rows:
                 self.gap_rows = self._silent_gap()
             done += self._round(done + 1)
@@ -89,6 +96,18 @@ class Run:
             time.sleep(self.rng.choice((0.0, self.rng.uniform(0.0, 2.0))))
             self.pipeline.start()
         return bool(hit)
+
+    def _outage(self, n: int) -> bool:
+        """Live rows pile up before PostgreSQL, and slices over them; False: not everything was up."""
+        if not self._until_whole():
+            return False
+        time.sleep(2)
+        self.still_runs(n)
+        with suppress(KeyError, ValueError):
+            if writes_held_up(self.pipeline.endpoints()["timescale"], OUTAGE_S):
+                print(f"PostgreSQL took no rows for {OUTAGE_S:g} s, up to market {self.market_now()}", flush=True)
+                return True
+        return False
 
     def _until_whole(self, timeout_s: float = 30) -> bool:
         """Wait until the market's stream has a client and both databases are listed; whether they came in time."""
@@ -138,7 +157,8 @@ class Run:
 
 def days_for(work: Path, rounds: int, speed: float) -> Days | None:
     """Whole hours of the recording, as many as the rounds need, from two to 84."""
-    hours = min(max(2, round(rounds * ROUND_S * speed / 3600) + 1), 84)
+    lasts_s = rounds * ROUND_S + (rounds // OUTAGE_EVERY + 1) * OUTAGE_S
+    hours = min(max(2, round(lasts_s * speed / 3600) + 1), 84)
     return replayed.link_days(work, DAYS[: (hours + 23) // 24], hours=hours)
 
 
@@ -154,9 +174,7 @@ def main(args: argparse.Namespace, work: Path) -> int:
     (work / "killed").mkdir()
     extra = ("downloader.confirm=false",) if args.mutant == "no-confirmation" else ()
     pipeline = replayed.live(work / "killed" / "data", days, args.speed, *extra)
-    if args.mutant:
-        assert args.mutant in MUTANTS, f"one of {', '.join(MUTANTS)}"
-        pipeline.module = ("tests.crashes.mutants", args.mutant)
+    pipeline.module = ("tests.crashes.small_batches", args.mutant or "none")
     rng = random.Random(args.seed)
     run = Run(pipeline=pipeline, rng=rng, victims=args.victims.split(","))
     readers = Readers(
@@ -168,7 +186,8 @@ def main(args: argparse.Namespace, work: Path) -> int:
         began_s = time.monotonic()
         run.rounds(args.rounds, max(1, args.rounds // 2))
         print(f"{args.rounds} rounds in {time.monotonic() - began_s:.0f} s; killed: {summary(run.kills)}", flush=True)
-        problems = end(run, days, quiet, readers)
+        # After a double nothing more comes: the delivery reads it back too, and goes no further.
+        problems = told(readers) or end(run, days, quiet, readers)
     finally:
         readers.stop()
         if pipeline.process is not None and pipeline.process.poll() is None:
@@ -178,6 +197,12 @@ def main(args: argparse.Namespace, work: Path) -> int:
         print(f"FAILED {problem}", file=sys.stderr)
     print("FAILED" if problems else "all identical", flush=True)
     return 1 if problems else 0
+
+
+def told(readers: Readers) -> list[str]:
+    """What both readers have found so far."""
+    both = (("v_quotes", readers.quotes), ("candles_latest", readers.candles))
+    return [f"{name}: {text}" for name, watch in both for text in watch.problems.told]
 
 
 def end(run: Run, days: Days, quiet: tuple[pl.DataFrame, pl.DataFrame], readers: Readers) -> list[str]:
@@ -224,8 +249,7 @@ def what_readers_saw(readers: Readers, days: Days, slices: pl.DataFrame, written
             f"{watch.problems.total} problems",
             flush=True,
         )
-        found += [f"{name}: {text}" for text in watch.problems.told]
         if watch.snapshots < 10 or not sights[name]:
             found.append(f"{name}: the reader saw too little: {watch.snapshots} snapshots, {readers.misses}")
     print(f"polls that found no server: {readers.misses}", flush=True)
-    return found
+    return found + told(readers)

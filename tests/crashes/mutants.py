@@ -1,9 +1,8 @@
-"""Broken promises, to see that the proof can fail: `python -m tests.crashes.mutants NAME run …` is a broken `pipeline`."""
+"""Broken promises, to see that the proof can fail: planted by `tests.crashes.small_batches`."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,10 +44,3 @@ def half_slices() -> None:
 @mutant
 def no_confirmation() -> None:
     """Live rows are believed for good (`downloader.confirm = false`): a gap without a sign stays."""
-
-
-if __name__ == "__main__":
-    MUTANTS[sys.argv[1]]()
-    from supervisors.cli.main import main
-
-    sys.exit(main(sys.argv[2:]))
