@@ -80,7 +80,10 @@ def make_group(span: Span, log_id: str, schemas: Schemas, partitions: frozenset[
 
 
 class Reader:
-    """One reader with a file handle of its own; used by one thread at a time."""
+    """Reads the files for one consumer; used by one thread at a time.
+
+    Between two reads it holds no file open: a trimmed segment that somebody holds gives no space back.
+    """
 
     def __init__(
         self,
@@ -110,6 +113,21 @@ class Reader:
         `lost`, so that a consumer knows that their offsets come no more. May return no group (all filtered out).
         Raises: LogCorrupt (position is not kept any more), InvariantViolation (position is inside a group).
         """
+        try:
+            return self._read(position, upto, bytes_max, partitions)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Release the handle, as each read does when it ends."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            self._segment = None
+
+    def _read(
+        self, position: int, upto: int, bytes_max: int, partitions: frozenset[int] | None
+    ) -> tuple[list[Group], int]:
         groups: list[Group] = []
         taken = 0
         stop = position + _SKIP_FACTOR * bytes_max
@@ -136,30 +154,27 @@ class Reader:
                 position = after
         return groups, position
 
-    def close(self) -> None:
-        """Release the handle."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-            self._segment = None
-
     def _check(self, segment: Segment, position: int, end: int) -> int:
         if position < segment.base:
-            raise LogCorrupt(
-                f"position {position} is not kept any more, the log begins at {segment.base}",
-                segment=segment.path.name,
-                position=position,
-            )
+            raise _not_kept(segment, position, segment.base)
         return min(position, end)
 
     def _walk(self, segment: Segment, start: int, end: int, bytes_max: int) -> Iterator[Span | Gap]:
         if self._file is None or self._segment is not segment:
             self.close()
-            self._file = self._disk.open(segment.path)
+            self._file = self._open(segment, start)
             self._segment = segment
         chunk = min(_CHUNK_MAX, max(bytes_max, 1 << 16), max(end - start, 1))
         walker = self._catalog.walker(segment, self._file, bodies=True, chunk=chunk)
         return walker.walk(start, end, chain=None, open_end=False)
+
+    def _open(self, segment: Segment, position: int) -> File:
+        try:
+            return self._disk.open(segment.path)
+        except FileNotFoundError:
+            if position < self._catalog.start:
+                raise _not_kept(segment, position, self._catalog.start) from None
+            raise vanished(segment) from None
 
     def _gap(self, segment: Segment, gap: Gap, end: int, partitions: frozenset[int] | None) -> list[Group]:
         """Damage, unless the caller asked for a position inside a group."""
@@ -181,3 +196,18 @@ class Reader:
         lost = lost_frames(walker, segment, gap, end, around=self._catalog.offsets_around(segment))
         group = cut_group(lost_group(self._log_id, gap, lost), partitions)
         return [group] if group is not None and group.frames else []
+
+
+def _not_kept(segment: Segment, position: int, start: int) -> LogCorrupt:
+    return LogCorrupt(
+        f"position {position} is not kept any more, the log begins at {start}",
+        segment=segment.path.name,
+        position=position,
+    )
+
+
+def vanished(segment: Segment) -> LogCorrupt:
+    """For a file that was there when the segments were listed."""
+    return LogCorrupt(
+        f"{segment.path} was trimmed while it was read, or somebody removed it", segment=segment.path.name
+    )

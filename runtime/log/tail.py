@@ -127,9 +127,8 @@ class LogConsumer:
         self._news = trio.Event()
 
     def close(self) -> None:
-        """Stop being offered groups; release the file handle."""
+        """Stop being offered groups."""
         self._on_close(self)
-        self._reader.close()
         self._forget_tail()
 
     def _from_tail(self, bytes_max: int) -> list[Group]:

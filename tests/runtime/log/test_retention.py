@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -237,3 +238,47 @@ def test_a_spare_of_a_former_process_is_used_and_a_half_written_one_is_not(memor
     assert spare not in memory_rig.disk.names(memory_rig.path)
     assert memory_rig.disk.operations > before
     log.commit([memory_rig.draft("p", 1)])
+
+
+def open_segments() -> list[str]:
+    """Segment files that this process holds open, as Linux names them: what was unlinked meanwhile is "(deleted)"."""
+    links = [Path("/proc/self/fd") / fd for fd in os.listdir("/proc/self/fd")]
+    names = [str(link.readlink()) for link in links if link.is_symlink()]
+    return [name for name in names if ".seg" in name]
+
+
+async def test_what_is_trimmed_gives_its_space_back_whatever_idle_readers_have_read(rig: Any) -> None:
+    """A file that somebody holds open keeps its blocks: on a full disk the log would never go on."""
+    log = trimming(rig)
+    fill(rig, log, 40)
+    consumers = [log.consumer("behind"), log.consumer("at the head")]
+    reader = log.reader()
+    await consumers[0].read(bytes_max=3000)
+    while consumers[1].read_nowait_available():
+        await consumers[1].read()
+    reader.read(0, 3000, bytes_max=1, partitions=None)
+    assert len(open_segments()) <= 1, "the writer's own"
+    log.upkeep(verified=log.end_position)
+    assert log.start_position > 20_000
+    assert [name for name in open_segments() if "deleted" in name] == []
+    with pytest.raises(LogCorrupt, match="not kept any more"):
+        await consumers[0].read()
+
+
+async def test_a_file_that_is_trimmed_between_the_listing_and_its_opening_is_a_position_not_kept(
+    memory_rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = trimming(memory_rig)
+    fill(memory_rig, log, 40)
+    consumer, opened = log.consumer("late"), memory_rig.disk.open
+
+    def trim_first(path: Path, **how: bool) -> Any:
+        monkeypatch.undo()
+        log.upkeep(verified=log.end_position)
+        return opened(path, **how)
+
+    monkeypatch.setattr(memory_rig.disk, "open", trim_first)
+    with pytest.raises(LogCorrupt, match="position 0 is not kept any more"):
+        await consumer.read()
+    consumer.seek(0)
+    assert (await consumer.read(bytes_max=1))[0].position == log.start_position
