@@ -228,6 +228,9 @@ class Log:
         self._writer.close()
         try:
             self._writer = self._recover()
+        except LogSyncFailed:
+            self._writer.suspect = True
+            raise
         except OSError as error:
             raise _explain(error, self._disk, self._directory) from error
         self._broken = False

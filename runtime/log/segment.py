@@ -122,7 +122,7 @@ def _page_crc(page: bytes) -> int:
 def create_segment(
     disk: Disk, directory: Path, header: SegmentHeader, *, size: int, frames: Sequence[bytes] = ()
 ) -> tuple[Segment, File]:
-    """A synced, preallocated segment that begins with `frames`, and its handle for writing.
+    """A synced, preallocated segment that begins with `frames`, and its handle for writing. Its name is not safe yet.
 
     Raises OSError; a half-made one has no final name.
     """
@@ -142,13 +142,16 @@ def create_segment(
 def finish_segment(
     disk: Disk, unfinished: Path, file: File, header: SegmentHeader, *, frames: Sequence[bytes] = ()
 ) -> Segment:
-    """Make a segment of an allocated file: header, `frames`, sync, and only then its name. Raises OSError."""
+    """Make a segment of an allocated file: header, `frames`, sync, and only then its name.
+
+    The directory must be synced next. Raises OSError; then it has no final name (POSIX: a rename that fails changes
+    nothing, but for EIO).
+    """
     path = unfinished.parent / segment_name(header.base)
     try:
         write_fully(file, [pack_segment_header(header), *frames], 0)
         file.sync()
         disk.rename(unfinished, path)
-        disk.sync_directory(path.parent)
     except OSError:
         file.close()
         with contextlib.suppress(OSError):

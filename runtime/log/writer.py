@@ -101,6 +101,7 @@ class Writer:
             segment, file, room = self._new_segment(wanted, carried)
         except OSError as error:
             raise self.refused(error, "new segment") from error
+        self._sync_name(segment, file)
         self._leave_current()
         self._segment, self._file, self._room = segment, file, room
         self.catalog.add(segment)
@@ -252,6 +253,15 @@ class Writer:
         room = max(self.segment_bytes, wanted)
         segment, file = create_segment(self.disk, self.directory, header, size=room, frames=frames)
         return segment, file, room
+
+    def _sync_name(self, segment: Segment, file: File) -> None:
+        """Behind the rename every error is fatal, "no space" too: the new name may outlive us or not, so what would be
+        committed into the former segment from now on could be cut off by the next start. Raises LogSyncFailed."""
+        try:
+            self.disk.sync_directory(self.directory)
+        except OSError as error:
+            file.close()
+            raise self._sync_failed(error, f"the name of {segment.path.name}") from error
 
     def _leave_current(self) -> None:
         """Its frames are synced; the preallocated rest is given back later."""
