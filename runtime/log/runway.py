@@ -7,6 +7,7 @@ the rest of the current segment and the whole next one are already ours (DURABLE
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 
 import attrs
@@ -15,6 +16,7 @@ from runtime.disk_port import Disk, File
 from runtime.log.segment import HEADER_BYTES, UNFINISHED
 
 _PREFIX = "runway-"
+_NAME = re.compile(re.escape(_PREFIX) + r"(\d{1,18})" + re.escape(UNFINISHED))
 
 
 @attrs.define(kw_only=True)
@@ -45,18 +47,16 @@ class Runway:
     def adopt(self) -> None:
         """After a start: an untouched spare of the former process, which a full disk could not give again.
 
-        Anything else with a temporary name goes away. Raises OSError.
+        Anything else with a temporary name goes away; what somebody else put there stays. Raises OSError.
         """
         for name in self.disk.names(self.directory):
-            if name.startswith(_PREFIX):
-                self._count = max(self._count, int(name.removeprefix(_PREFIX).removesuffix(UNFINISHED)) + 1)
-        for name in self.disk.names(self.directory):
-            if name.endswith((UNFINISHED, ".tmp")):
-                path = self.directory / name
-                if self._spare is None and name.startswith(_PREFIX) and (spare := self._untouched(path)):
-                    self._spare = spare
-                else:
-                    self.disk.unlink(path)
+            path, ours = self.directory / name, _NAME.fullmatch(name)
+            if ours:
+                self._count = max(self._count, int(ours[1]) + 1)
+            if ours and self._spare is None and (spare := self._untouched(path)):
+                self._spare = spare
+            elif name.endswith((UNFINISHED, ".tmp")):
+                self.disk.unlink(path)
 
     def prepare(self) -> None:
         """Make the spare if there is none. Raises OSError (ENOSPC: not now)."""

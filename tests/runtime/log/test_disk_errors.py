@@ -103,3 +103,23 @@ def test_a_rename_that_fails_for_want_of_space_leaves_the_current_segment_in_use
     memory_rig.disk.kill()
     log = memory_rig.open()
     assert [g.sequence for g in everything(log)] == list(range(1, last + 1))
+
+
+# --- what lies about
+
+
+@pytest.mark.parametrize("name", ["runway-0.seg.new.bak", "runway-", "runway-x", "runway-7.seg", "runway-0.seg.new~"])
+def test_a_file_that_somebody_put_beside_the_runway_does_not_break_the_start(rig: Any, name: str) -> None:
+    rig.filled(3)
+    rig.disk.write_atomic(rig.path / name, b"mine")
+    log = rig.open()
+    log.commit([rig.draft("p", 4)])
+    assert rig.disk.read_bytes(rig.path / name) == b"mine"
+
+
+@pytest.mark.parametrize("name", ["runway-x.seg.new", "runway-3.seg.new", f"{77:020d}.seg.new"])
+def test_an_unfinished_file_is_tidied_away_whatever_its_name(rig: Any, name: str) -> None:
+    rig.filled(3)
+    rig.disk.write_atomic(rig.path / name, b"half made")
+    rig.open().commit([rig.draft("p", 4)])
+    assert not rig.disk.exists(rig.path / name)
