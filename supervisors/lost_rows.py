@@ -50,7 +50,12 @@ class LostRowsFinder:
             ]
         found = [
             BackfillRequest(
-                symbols=(rows.symbol,), kinds=(rows.kind,), from_ns=rows.from_ns, to_ns=rows.to_ns, refetch=True
+                symbols=(rows.symbol,),
+                kinds=(rows.kind,),
+                from_ns=rows.from_ns,
+                to_ns=rows.to_ns,
+                refetch=True,
+                rebuild=True,  # their candles may have been beside them, and their maker need not be in this range
             )
             for producer in lost.producers
             for rows in lost_rows(producer)
@@ -122,5 +127,5 @@ def _times(frames: Sequence[LostFrame | Frame]) -> Interval | None:
     timed = [frame for frame in frames if frame.event_time_ns_max > 0]
     if not timed:
         return None
-    low, high = min(f.event_time_ns_min for f in timed), max(f.event_time_ns_max for f in timed)
-    return floor_minute(low), ceil_minute(high + 1)
+    ends = [frame.event_time_ns_max + (frame.kind != "coverage") for frame in timed]  # a record's end is exclusive
+    return floor_minute(min(frame.event_time_ns_min for frame in timed)), ceil_minute(max(ends))

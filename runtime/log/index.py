@@ -37,6 +37,40 @@ class _Mark:
     """Next offset per partition at `position`."""
 
 
+@attrs.define
+class _Search:
+    """For the first frame of a partition at or above an offset."""
+
+    partition: int
+    offset: int
+    found: int | None = None
+    """Position of its group."""
+    exact: bool = False
+    _gap: int | None = None
+    """The first rot behind the last lower offset."""
+
+    def gap(self, position: int) -> None:
+        """Something may have been here."""
+        if self._gap is None:
+            self._gap = position
+
+    def meets(self, header: FrameHeader, group_position: int) -> bool:
+        """True: that is it."""
+        if header.partition != self.partition:
+            return False
+        if header.offset < self.offset:
+            self._gap = None
+            return False
+        self.found, self.exact = group_position, header.offset == self.offset
+        return True
+
+    def position(self, log_end: int) -> int:
+        """Where to read from, once the search has ended."""
+        if self._gap is not None and not self.exact:
+            return self._gap
+        return log_end if self.found is None else self.found
+
+
 class Catalog:
     """The segments of one log, and sparse marks into them."""
 
@@ -150,7 +184,8 @@ class Catalog:
     def position_of(self, partition: int, offset: int, log_end: int) -> int:
         """Position of the group that holds (partition, offset), or of the next later one of that partition.
 
-        `log_end` if there is none. Reads the headers of at most a segment of history.
+        Where rot lies between what is wanted and what is found, it may have been in there: the position of the rot, so
+        that who reads on is told of the loss. `log_end` if there is none. Reads the headers of at most a segment.
         """
         listing = self._listing
         position: int | None = self.start
@@ -158,19 +193,22 @@ class Catalog:
             header = segment.header
             if header is not None and header.offsets[partition] <= offset:
                 position = segment.base
+        search = _Search(partition, offset)
         while position is not None and (place := self.find(position, log_end)) is not None:
             segment, end, position = place
-            found = self._search(segment, end, partition, offset)
-            if found is not None:
-                return found
-        return log_end
+            if self._search(segment, end, search):
+                break
+            if position is not None and end < position:
+                search.gap(end)
+        return search.position(log_end)
 
-    def _search(self, segment: Segment, end: int, partition: int, offset: int) -> int | None:
+    def _search(self, segment: Segment, end: int, search: _Search) -> bool:
+        """True: it is found."""
         marks = self._marks.get(segment.base) or []
         start = segment.base
         offsets = list(segment.header.offsets) if segment.header is not None else None
         for mark in marks:
-            if mark.offsets[partition] > offset:
+            if mark.offsets[search.partition] > search.offset:
                 break
             start, offsets = mark.position, list(mark.offsets)
         if segment is self._listing.segments[-1]:
@@ -178,11 +216,11 @@ class Catalog:
         file = self._disk.open(segment.path)
         try:
             walker = self.walker(segment, file, bodies=False)
-            found, at = self._walk(segment, walker, (start, end), offsets, (partition, offset))
-            if found is None and at < end:
-                at = narrow(walker, at, end, (partition, offset))
-                found, _ = self._walk(segment, walker, (at, end), None, (partition, offset))
-            return found
+            at = self._walk(segment, walker, (start, end), offsets, search)
+            if search.found is None and at < end:
+                at = narrow(walker, at, end, (search.partition, search.offset))
+                self._walk(segment, walker, (at, end), None, search)
+            return search.found is not None
         finally:
             file.close()
 
@@ -192,24 +230,27 @@ class Catalog:
         walker: Walker,
         span: tuple[int, int],
         offsets: list[int] | None,
-        wanted: tuple[int, int],
-    ) -> tuple[int | None, int]:
-        """(position of the wanted group, where the walk ended). With `offsets` it makes marks, and is bounded."""
+        search: _Search,
+    ) -> int:
+        """Where the walk ended. With `offsets` it makes marks, and is bounded."""
         at = span[0]
+        rotten = False
         for count, group in enumerate(walker.walk(*span, chain=None, open_end=False)):
             at = group.end
             if isinstance(group, Gap):
+                search.gap(group.position)
+                rotten = True  # from here on `offsets` is a guess: no marks by it
                 continue
-            if offsets is not None:
-                if count > _WALK_GROUPS:
-                    return None, group.position
+            if offsets is not None and count > _WALK_GROUPS:
+                return group.position
+            if offsets is not None and not rotten:
                 self.note(segment.base, group.position, offsets)
             for header in group.headers:
-                if header.partition == wanted[0] and header.offset >= wanted[1]:
-                    return group.position, at
+                if search.meets(header, group.position):
+                    return at
                 if offsets is not None:
                     offsets[header.partition] = header.offset + 1
-        return None, at
+        return at
 
 
 def narrow(walker: Walker, low: int, high: int, wanted: tuple[int, int]) -> int:

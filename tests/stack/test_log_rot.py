@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import httpx
 import polars as pl
 import pytest
@@ -13,6 +17,7 @@ import pytest
 from runtime.disk import RealDisk
 from runtime.log.segment import HEADER_BYTES
 from runtime.log.tools import open_files
+from runtime.log.types import Group
 from tests.support.pipeline import QUOTES_SQL, Pipeline
 
 pytestmark = pytest.mark.stack
@@ -91,23 +96,26 @@ def test_a_flipped_bit_costs_one_slice_which_is_fetched_again(tmp_path: Path, wh
     assert f"{victim.position:020d}.frame" in RealDisk().names(folder / "quarantine")
 
 
-CANDLES_SQL = """select timeframe, basis, ts, open, high, low, close, ticks from candles_latest order by all"""
+CANDLES_SQL = "select timeframe, basis, ts, open, high, low, close, ticks from candles_latest order by all"
 
 
-@pytest.mark.parametrize("where", [400, 60], ids=["body", "header"])
-def test_candles_that_rot_before_a_sink_has_them_are_made_again(tmp_path: Path, where: int) -> None:
-    """The ticks are there and the same as ever, so nothing but the loss makes the aggregator say its candles again."""
-    undisturbed = Pipeline(tmp_path / "other", *SETTINGS)
-    undisturbed.start()
-    try:
-        wait(undisturbed, "idle", 120)
-        wanted = undisturbed.sql("clickhouse", CANDLES_SQL)
-    finally:
-        assert undisturbed.stop() == 0
-        undisturbed.stop_embedded()
-    assert wanted.height > 100
+@attrs.frozen
+class Before:
+    """A log that no sink was served from, and what sinks show that are."""
 
-    pipeline = Pipeline(tmp_path / "data", *SETTINGS)
+    data: Path
+    groups: tuple[Group, ...]
+    quotes: int
+    candles: pl.DataFrame
+
+    def of(self, room: str) -> list[Group]:
+        return [group for group in self.groups if group.producer.startswith(room)]
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Before:
+    folder = tmp_path_factory.mktemp("rot")
+    pipeline = Pipeline(folder / "data", *SETTINGS)
     pipeline.start(extra=NO_SINK)
     try:
         wait(pipeline, "jobs_idle")
@@ -117,21 +125,76 @@ def test_candles_that_rot_before_a_sink_has_them_are_made_again(tmp_path: Path, 
             time.sleep(0.2)
     finally:
         assert pipeline.stop() == 0
-    log = open_files(RealDisk(), tmp_path / "data" / "log")
-    made = [group for group in log.groups() if group.producer == "aggregator"]
-    assert len(made) > 2
-    victim = made[1]
-    [segment] = [s for s, end in log.extents() if s.base <= victim.position < end]
-    flip(segment.path, HEADER_BYTES + victim.position - segment.base + where)
-    assert pipeline.call("log", "verify").returncode == 1
+    groups = tuple(open_files(RealDisk(), folder / "data" / "log").groups())
+    shutil.copytree(folder / "data", folder / "served")
+    served = Pipeline(folder / "served", *SETTINGS)
+    served.start()
+    try:
+        wait(served, "idle", 120)
+        quotes, candles = served.sql("timescale", QUOTES_SQL).height, served.sql("clickhouse", CANDLES_SQL)
+    finally:
+        assert served.stop() == 0
+        served.stop_embedded()
+    assert quotes > 1000
+    assert candles.height > 100
+    return Before(folder / "data", groups, quotes, candles)
 
+
+def candles(b: Before, path: Path) -> None:
+    flip(path, HEADER_BYTES + b.of("aggregator")[1].position + 400)
+
+
+def headers_of_candles(b: Before, path: Path) -> None:
+    flip(path, HEADER_BYTES + b.of("aggregator")[1].position + 60)
+
+
+def first_header(b: Before, path: Path) -> None:
+    """Where both sinks stand."""
+    flip(path, HEADER_BYTES + b.of("history")[0].position + 60)
+
+
+def all_ticks(b: Before, path: Path) -> None:
+    for group in b.of("history"):
+        flip(path, HEADER_BYTES + group.position + 400)
+
+
+def zeros(b: Before, path: Path) -> None:
+    start, end = (HEADER_BYTES + b.of("history")[n].position for n in (1, 2))
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(bytes(end - start))
+
+
+def end_cut(b: Before, path: Path) -> None:
+    """The state of the aggregator is of an end that the log has no more."""
+    os.truncate(path, HEADER_BYTES + b.of("history")[-2].position)
+
+
+def emptied(b: Before, path: Path) -> None:
+    """What is advised for a file that is lost for good."""
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "damage", [candles, headers_of_candles, first_header, all_ticks, zeros, end_cut, emptied], ids=lambda f: f.__name__
+)
+def test_whatever_rots_before_a_sink_has_it_the_sinks_end_up_the_same(
+    tmp_path: Path, before: Before, damage: Callable[[Before, Path], None]
+) -> None:
+    """Ticks from the vendor again; candles, which the vendor does not have, by saying them again."""
+    shutil.copytree(before.data, tmp_path / "data")
+    [segment] = (tmp_path / "data" / "log").glob("*.seg")
+    damage(before, segment)
+    pipeline = Pipeline(tmp_path / "data", *SETTINGS)
     pipeline.start()
     try:
         wait(pipeline, "idle", 120)
         assert any("the log lost" in event for event in status(pipeline)["events"])
-        assert pipeline.sql("clickhouse", CANDLES_SQL).equals(wanted)
+        assert pipeline.sql("timescale", QUOTES_SQL).height == before.quotes
+        assert pipeline.sql("clickhouse", CANDLES_SQL).equals(before.candles)
         verified = pipeline.call("verify", "--json")
         assert verified.returncode == 0, verified.stdout + verified.stderr
+        assert pipeline.call("log", "verify").returncode == 1
     finally:
         assert pipeline.stop() == 0
         pipeline.stop_embedded()

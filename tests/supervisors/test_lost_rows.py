@@ -80,12 +80,12 @@ def test_the_two_symbols_are_told_apart() -> None:
 
 def test_lost_ticks_are_fetched_again_by_their_times() -> None:
     frames = (lost("quotes", EUR, T0, T0 + 3 * MINUTE), lost("coverage", EUR, T0, T0 + 5 * MINUTE))
-    assert asked(finder(log_of()).requests(Lost(frames=frames))) == [((EUR,), ("quotes",), 0, 6, False)]
+    assert asked(finder(log_of()).requests(Lost(frames=frames))) == [((EUR,), ("quotes",), 0, 5, False)]
 
 
 def test_a_lost_record_without_rows_is_fetched_again_in_every_kind() -> None:
     """An hour without a tick: were its record not asked for again, it would be unknown for ever."""
-    frames = (lost("coverage", BTC, T0, T0 + HOUR - 1),)
+    frames = (lost("coverage", BTC, T0, T0 + HOUR),)
     assert asked(finder(log_of()).requests(Lost(frames=frames))) == [((BTC,), KINDS, 0, 60, False)]
 
 

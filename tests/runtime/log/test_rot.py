@@ -315,3 +315,48 @@ def test_the_end_of_the_log_is_never_guessed_from_what_cannot_be_read(
     fail_reads_of(memory_rig, memory_rig.path / SEGMENT, monkeypatch, range(5 * 4096, 6 * 4096))
     with pytest.raises(LogSyncFailed, match="see the kernel's messages"):
         memory_rig.open()
+
+
+@pytest.mark.parametrize("victims", [(0,), (0, 1), (7,), (19,), tuple(range(20))], ids=str)
+def test_a_reader_that_stands_where_the_rot_is_is_told_of_it(memory_rig: Any, victims: tuple[int, ...]) -> None:
+    """A sink's next frame is in the rot: were it put behind it, it would wait for that frame for ever."""
+    made = memory_rig.filled(20)
+    for number in victims:
+        memory_rig.flip(memory_rig.path / SEGMENT, 8 * (HEADER_BYTES + made[number].position + 60))
+    log = memory_rig.open()
+    for number, group in enumerate(made):
+        for one in group.frames:
+            position = log.position_of(one.partition, one.offset)
+            if number in victims:
+                assert position <= group.position
+            else:
+                assert position == group.position
+            found, _ = log.reader(tell_losses=True).read(
+                position, log.end_position, bytes_max=1, partitions=frozenset({one.partition})
+            )
+            if found:
+                first = found[0].frames[0]
+                assert first.prev_offset < one.offset or first.offset == one.offset
+
+
+def test_marks_behind_rot_do_not_hide_it(memory_rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look-up makes marks for the next one; behind rot it does not know what it should note."""
+    monkeypatch.setattr("runtime.log.index._MARK_BYTES", 1)
+    made = memory_rig.filled(20)
+    memory_rig.open().close()
+    memory_rig.flip(memory_rig.path / SEGMENT, 8 * (HEADER_BYTES + made[5].position + 60))
+    log = memory_rig.open()
+    for _ in range(2):  # the second time by what the first one noted
+        assert log.position_of(0, made[9].frames[0].offset) == made[9].position
+        assert log.position_of(0, made[5].frames[0].offset) == made[5].position
+
+
+def test_a_reader_that_stands_in_a_missing_end_is_told_of_it(memory_rig: Any) -> None:
+    made = memory_rig.filled(20)
+    file = memory_rig.disk.open(memory_rig.path / SEGMENT, write=True)
+    file.truncate(HEADER_BYTES + made[10].position)
+    log = memory_rig.open()
+    assert log.commit([memory_rig.draft("p", 21)])[1]
+    for number in (10, 15, 19):
+        assert log.position_of(0, made[number].frames[0].offset) == made[10].position
+    assert log.position_of(0, made[9].frames[0].offset) == made[9].position
