@@ -19,7 +19,7 @@ from pathlib import Path
 
 import attrs
 
-from actors.embedded.privileges import unprivileged_prefix
+from actors.embedded.privileges import CLUSTER, unprivileged_prefix
 from actors.embedded.probe import probe_postgres
 from actors.embedded.process import send_signal, working_in
 from actors.embedded.python_server import package_version
@@ -96,10 +96,10 @@ class PostgresSpec:
 
     @property
     def _data(self) -> Path:
-        return self.home.folder / self.name / "data"
+        return self.home.folder / self.name / CLUSTER
 
     def check(self) -> None:
-        """Wheel there, a user to run as."""
+        """Wheel there, a user to run as. Raises: also NotConnected, when that cannot be found out now."""
         (self.home.folder / self.name).mkdir(mode=0o700, exist_ok=True)
         self._prefix()
 
@@ -159,6 +159,7 @@ class PostgresSpec:
                 timeout=INIT_TIMEOUT_S,
                 cwd=self._data.parent,
                 env=child_environment(self.env()),
+                start_new_session=True,  # Ctrl-C is for the pipeline, which stops when this is done
             )
         except (OSError, subprocess.TimeoutExpired) as exc:
             raise NotConnected(f"{program}: {exc}") from exc

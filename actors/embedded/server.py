@@ -71,7 +71,12 @@ class EmbeddedServer:
 
         Raises: ConfigError (a person must mend it), NotConnected (it ended, hangs or cannot start now).
         """
-        await ctx.offload(self._check)
+        try:
+            await ctx.offload(self._check)
+        except NotConnected as exc:
+            ctx.ready()  # an outage like any other, under backoff: only a ConfigError refuses the start
+            self._down(ctx, str(exc))
+            raise
         ctx.ready()
         self._down(ctx, "starting")
         try:

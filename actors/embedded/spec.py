@@ -95,7 +95,10 @@ class ServerSpec(Protocol):
         ...
 
     def check(self) -> None:
-        """A quick look at what must be there; blocking, < 1 s. Raises: ConfigError saying what to do."""
+        """A quick look at what must be there; blocking, < 1 s.
+
+        Raises: ConfigError saying what to do, NotConnected when the look itself failed: try again later.
+        """
         ...
 
     def prepare(self, entropy: Entropy) -> None:
