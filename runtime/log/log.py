@@ -232,7 +232,7 @@ class Log:
             self._writer.suspect = True
             raise
         except OSError as error:
-            raise _explain(error, self._disk, self._directory) from error
+            raise _explain(error, self._disk, self._directory, running=True) from error
         self._broken = False
 
     @property
@@ -439,16 +439,17 @@ def _open_meta(
     return meta
 
 
-def _explain(error: OSError, disk: Disk, directory: Path) -> Exception:
-    """What an error at start means: surroundings a person must mend, a full disk, or a failing one."""
+def _explain(error: OSError, disk: Disk, directory: Path, *, running: bool = False) -> Exception:
+    """What an error of recovery means: surroundings a person must mend, a full disk, or a failing one.
+
+    `running`: we could write a moment ago, so a read-only volume is an outage, which is waited for.
+    """
+    what = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
+    if error.errno == errno.EROFS and running:
+        return LogFull(f"{directory}: {what}; what was accepted is safe")
     if error.errno in NO_SPACE and error.errno != errno.EROFS:
-        return LogFull(f"{directory}: {error.strerror}: free some space on this volume; what was accepted is safe")
+        return LogFull(f"{directory}: {what}: free some space on this volume; what was accepted is safe")
     if error.errno == errno.EIO:
         write_suspect(disk, directory, what="start", durable_upto=0, error=error)
-        return LogSyncFailed(
-            f"{directory}: {error.strerror} ({error.filename}); see the kernel's messages of this disk"
-        )
-    return ConfigError(
-        f"data directory {directory}: {error.strerror}: {error.filename}; "
-        "set pipeline.data_dir to a directory that we may write to"
-    )
+        return LogSyncFailed(f"{directory}: {what}; see the kernel's messages of this disk")
+    return ConfigError(f"data directory {directory}: {what}; set pipeline.data_dir to a directory that we may write to")

@@ -53,6 +53,7 @@ class Writer:
     suspect: bool = False
     """A sync failed: this process must not write or sync any more."""
     _file: File | None = None
+    """None: the next write needs a new segment."""
     _segment: Segment | None = None
     _room: int = 0
     """Bytes the current segment was preallocated for, header included."""
@@ -210,10 +211,10 @@ class Writer:
         assert self._segment is not None
         if self.suspect:
             raise LogSyncFailed(f"{self.directory}: a sync failed in this process; only a new one may go on")
-        self.lock.check()
         at = HEADER_BYTES + self.positions.position - self._segment.base
         wanted = write.position - self.positions.position
         try:
+            self.lock.check()
             written = self._file.pwritev(write.buffers, at)
         except OSError as error:
             self._cut_back(at)
@@ -233,14 +234,22 @@ class Writer:
         return answers, groups
 
     def _cut_back(self, size: int) -> None:
-        """Never go on behind half a frame. Preallocation behind the cut is taken again if there is room for it."""
+        """Never go on behind half a frame. Preallocation behind the cut is taken again if there is room for it.
+
+        What cannot be cut is left, as a start leaves a torn tail: the next write begins a new segment, which says where
+        this one ends. Raises LogFull, LogSyncFailed.
+        """
         assert self._file is not None
-        self._file.truncate(size)
+        try:
+            self._file.truncate(size)
+        except OSError as error:
+            self._leave_current()
+            raise self.refused(error, "cutting back") from error
         try:
             self._file.allocate(self._room)
         except OSError as error:
             if error.errno not in NO_SPACE:
-                raise
+                raise self._sync_failed(error, "cutting back") from error
 
     # --- segments
 
@@ -268,6 +277,7 @@ class Writer:
         if self._file is not None and self._segment is not None:
             self._file.close()
             self._file = None
+            self.last_end = self.positions.position
             if self._segment.base < self.positions.position:
                 self._full.append((self._segment, self.positions.position))
 

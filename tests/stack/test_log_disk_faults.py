@@ -129,6 +129,23 @@ def test_short_writes_are_taken_back(pipeline: Pipeline) -> None:
     clean(pipeline)
 
 
+def test_a_volume_that_turns_read_only_is_waited_out(pipeline: Pipeline) -> None:
+    """Also what cannot be written cannot be cut back: the buffer crashed by that, and its next life ended with 78."""
+    before, said = wait_idle(pipeline)["records_accepted"], len(pipeline.log_text())
+    with Injection(pipeline, "pwritev,pwritev2,ftruncate,fallocate", "error=EROFS:when=1+") as fault:
+        backfill(pipeline, 11)
+        deadline = time.monotonic() + 20
+        while not (status(pipeline)["log"] or {}).get("error") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert "Read-only file system" in status(pipeline)["log"]["error"]
+        assert fault.hits > 0
+    after = wait_idle(pipeline)
+    assert after["records_accepted"] > before
+    assert after["log"]["error"] == ""
+    assert "crash" not in pipeline.log_text()[said:]
+    clean(pipeline)
+
+
 def test_a_stalling_disk_only_delays(pipeline: Pipeline) -> None:
     before = wait_idle(pipeline)["records_accepted"]
     with Injection(pipeline, "fdatasync", "delay_enter=2000000:when=1") as fault:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from runtime.errors import LogError, LogFull, LogSyncFailed
+from runtime.errors import ConfigError, LogError, LogFull, LogSyncFailed
 from runtime.log.log import Log
 from runtime.log.types import Group
 from runtime.log.writer import Writer
@@ -123,3 +124,113 @@ def test_an_unfinished_file_is_tidied_away_whatever_its_name(rig: Any, name: str
     rig.disk.write_atomic(rig.path / name, b"half made")
     rig.open().commit([rig.draft("p", 4)])
     assert not rig.disk.exists(rig.path / name)
+
+
+# --- a write that failed and cannot be taken back
+
+
+def half_a_batch(rig: Any, log: Log, *, cut: int) -> None:
+    """A batch of two groups, of which the first and a part of the second are written and cannot be cut off."""
+    rig.disk.fail("short write", suffix=".seg.new")
+    rig.disk.fail("truncate", cut, suffix=".seg.new")
+    log.commit([rig.draft("a", 2, sizes=(100,)), rig.draft("b", 1, sizes=(300,))])
+
+
+@pytest.mark.parametrize("error", NO_SPACE)
+@pytest.mark.parametrize("background", [False, True])
+def test_behind_half_a_write_that_cannot_be_cut_back_nothing_is_written(
+    memory_rig: Any, everything: Everything, error: int, background: bool
+) -> None:
+    memory_rig.background = background
+    log = memory_rig.open()
+    log.commit([memory_rig.draft("a", 1)])
+    with pytest.raises(LogFull, match=r"cutting back: \w"):
+        half_a_batch(memory_rig, log, cut=error)
+    assert not log.needs_reopen
+    left = memory_rig.last_segment()
+    before = memory_rig.disk.read_bytes(left)
+    memory_rig.disk.fail("open", error, suffix=".seg.new")
+    with pytest.raises(LogFull):
+        log.commit([memory_rig.draft("a", 2, sizes=(7,))])
+    assert memory_rig.disk.read_bytes(left) == before
+    _, groups = log.commit([memory_rig.draft("a", 2, sizes=(7,)), memory_rig.draft("c", 1)])
+    assert memory_rig.last_segment() != left
+    assert everything(log)[1:] == groups
+    assert log.damage == []
+    memory_rig.disk.crash(keep=1.0)
+    log = memory_rig.open()
+    assert [(g.producer, g.sequence) for g in everything(log)] == [("a", 1), ("a", 2), ("c", 1)]
+    assert log.damage == []
+
+
+def test_control_written_behind_half_a_write_what_was_refused_comes_back(
+    memory_rig: Any, everything: Everything, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Positive control: the second group of the refused batch, whole behind a shorter one, is no torn tail."""
+    log = memory_rig.open()
+    log.commit([memory_rig.draft("a", 1)])
+    monkeypatch.setattr(Writer, "_leave_current", lambda self: None)
+    with pytest.raises(LogFull):
+        half_a_batch(memory_rig, log, cut=errno.EROFS)
+    end = log.end_position
+    log.commit([memory_rig.draft("a", 2, sizes=(7,))])
+    assert any(memory_rig.disk.read_bytes(memory_rig.last_segment())[4096 + log.end_position :][:64])
+    assert log.end_position > end
+
+
+def test_half_a_write_in_an_empty_segment_goes_with_its_file(memory_rig: Any, everything: Everything) -> None:
+    log = memory_rig.open()
+    memory_rig.disk.fail("short write", suffix=".seg.new")
+    memory_rig.disk.fail("truncate", errno.EROFS, suffix=".seg.new")
+    with pytest.raises(LogFull):
+        log.commit([memory_rig.draft("a", 1), memory_rig.draft("b", 1, sizes=(900,))])
+    _, groups = log.commit([memory_rig.draft("a", 1)])
+    assert log.segments == 1
+    memory_rig.disk.crash(keep=0.0)
+    assert everything(memory_rig.open()) == groups
+
+
+def test_a_failing_disk_under_half_a_write_is_fatal_and_marked(memory_rig: Any, everything: Everything) -> None:
+    """The buffer crashed by a raw OSError."""
+    log = memory_rig.open()
+    log.commit([memory_rig.draft("a", 1)])
+    with pytest.raises(LogSyncFailed, match="cutting back"):
+        half_a_batch(memory_rig, log, cut=errno.EIO)
+    assert memory_rig.disk.exists(memory_rig.path / "SUSPECT")
+    memory_rig.disk.kill()
+    assert everything(memory_rig.open())[0].sequence == 1
+
+
+def test_a_volume_that_becomes_read_only_is_waited_for(memory_rig: Any, everything: Everything) -> None:
+    """Every write, cut and allocation says EROFS; the log says LogFull until it can be written to again."""
+    log = memory_rig.open()
+    log.commit([memory_rig.draft("a", 1)])
+    for op in ("write", "truncate", "allocate"):
+        memory_rig.disk.fail(op, errno.EROFS, times=1 << 30)
+    for _ in range(5):
+        with pytest.raises(LogFull, match="Read-only file system"):
+            log.commit([memory_rig.draft("a", 2)])
+        with pytest.raises(LogFull, match="Read-only file system"):
+            log.upkeep()
+    log._broken = True  # as if the buffer had died in a commit
+    with pytest.raises(LogFull, match="Read-only file system") as caught:
+        log.reopen()
+    assert "None" not in str(caught.value)
+    memory_rig.disk._faults.clear()
+    log.reopen()
+    log.commit([memory_rig.draft("a", 2)])
+    assert [g.sequence for g in everything(log)] == [1, 2]
+
+
+def test_no_message_says_none(memory_rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of a write on an open file has no file name."""
+    memory_rig.filled(1)
+    for error, kind in ((errno.EROFS, ConfigError), (errno.EIO, LogSyncFailed), (errno.ENOSPC, LogFull)):
+
+        def fail(*_: Any, error: int = error) -> None:
+            raise OSError(error, os.strerror(error))
+
+        monkeypatch.setattr("runtime.log.meta.WriterLock.begin_epoch", fail)
+        with pytest.raises(kind, match=os.strerror(error)) as caught:
+            memory_rig.open()
+        assert "None" not in str(caught.value)
