@@ -43,6 +43,8 @@ class Exit(IntEnum):
     """Restart me."""
     CONFIG = 78
     """A person must mend something."""
+    INTERRUPTED = 130
+    """Ctrl-C, or a stop that was ordered before the work was done (a standing `run` has no end: 0)."""
 
 
 _MEANING: tuple[tuple[type[BaseException], Exit], ...] = (

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from runtime.settings import Settings
+from supervisors.cli.command_line import COMMANDS, build_parser
 from supervisors.cli.exits import Exit
-from supervisors.cli.main import COMMANDS, build_parser
 from supervisors.engine.report import render
 from supervisors.tree import build_spec
 

@@ -8,9 +8,9 @@ import pytest
 import trio
 
 from runtime import errors
-from supervisors.cli import main as module
+from supervisors.cli import command_line as module
+from supervisors.cli.command_line import Parser, join_distances
 from supervisors.cli.exits import Exit, decisive
-from supervisors.cli.main import Parser, join_distances
 
 
 @pytest.mark.parametrize(
