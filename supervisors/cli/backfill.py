@@ -25,6 +25,10 @@ REFETCH = (
 )
 EARLIER = 'choose an earlier --to, like -1m, or --to "" for "until now"'
 FETCH_AGAIN = "pipeline backfill: --refetch fetches it again\n"
+GOES_ON = (
+    "pipeline backfill: interrupted before it was done; the job is kept, and the same command again, or the next "
+    "`pipeline run`, goes on where it stopped\n"
+)
 POLL_S = 0.25
 SILENCE_S_MAX = 60.0
 """How long the running process may not answer (it restarts) before we stop watching."""
@@ -115,7 +119,11 @@ def _here(settings: Settings, order: Order) -> int:
             raise ConfigError(f"{folder}: {exc.strerror}: pipeline.data_dir must be writable") from exc
     else:
         sys.stderr.write(f"pipeline backfill: going on with job {job.id}\n")
-    return run_pipeline(settings, RunMode(until_idle=True, only_jobs=True))
+    try:
+        return run_pipeline(settings, RunMode(until_idle=True, only_jobs=True))
+    except* KeyboardInterrupt:  # before the pipeline heard signals itself
+        sys.stderr.write(GOES_ON)
+        raise
 
 
 def _job(order: Order, job_id: str) -> Any:

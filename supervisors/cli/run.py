@@ -29,7 +29,7 @@ from runtime.notify import Notifier
 from runtime.ratelimit import BudgetLimits
 from runtime.settings import Settings, resolve_interval
 from runtime.telemetry import LogSetup, configure_logging
-from supervisors.cli.backfill import FETCH_AGAIN
+from supervisors.cli.backfill import FETCH_AGAIN, GOES_ON
 from supervisors.cli.exits import Exit, decisive
 from supervisors.cli.leave import has_left, leave_by_force, leave_soon
 from supervisors.cli.options import LOG_FILE, add_config_options, loaded_from, secrets_in
@@ -50,6 +50,7 @@ WRITER = "buffer"
 """The one actor that writes the log."""
 IDLE_LOOK_S = 0.05
 """The board is looked at, not waited for: nobody may depend on it, so it wakes nobody."""
+RESUMES = " before everything was done; the next start goes on where it stopped"
 M_ARENA_MAX = -8
 """glibc, malloc.h."""
 FATAL = (LogSyncFailed, InvariantViolation, ConfigError)
@@ -275,14 +276,17 @@ async def _run_tree(parts: Parts, mode: RunMode, service: Service) -> int:
             ready=service.ready,
         )
         nursery.cancel_scope.cancel(reason="the tree has ended")
-    return _verdict(parts.seams.board, mode)
+    return _verdict(parts.seams.board, mode, is_interrupted=service.is_interrupted)
 
 
-def _verdict(board: Board, mode: RunMode) -> int:
+def _verdict(board: Board, mode: RunMode, *, is_interrupted: bool = False) -> int:
     """The last word. A standing run answers for its standing jobs: a backfill was told to whoever asked for it."""
     failed = [job for key, job in board.jobs.items() if job.error and (mode.until_idle or key.startswith("history/"))]
     for job in failed:
         sys.stderr.write(f"pipeline: {job.symbol} {job.kind}: {job.error}\n")
+    if is_interrupted and mode.until_idle:
+        sys.stderr.write(GOES_ON if mode.only_jobs else f"pipeline: interrupted{'' if mode.test_mode else RESUMES}\n")
+        return Exit.INTERRUPTED
     if mode.only_jobs and nothing_new(board):
         sys.stderr.write(FETCH_AGAIN)
     return Exit.NO if failed and mode.until_idle else Exit.FINE

@@ -132,6 +132,8 @@ class Service:
     """Reads the configuration anew (blocking); None = this kind of run has nothing to reload."""
     stop: trio.Event = attrs.field(factory=trio.Event)
     ready: trio.Event = attrs.field(factory=trio.Event)
+    is_interrupted: bool = False
+    """A signal asked for the stop, before anything else did."""
     _reading: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
     """A reading that hangs (a pipe, a network mount) takes no thread from anybody else, nor does the next one."""
 
@@ -202,6 +204,7 @@ class Service:
                         continue
                 elif not self.stop.is_set():
                     sys.stderr.write(f"holdfast: {signal.Signals(number).name}, stopping: intake, drain, close\n")
+                    self.is_interrupted = True
                     self.stop.set()
 
     async def _reload_on(self, wanted: trio.MemoryReceiveChannel[None]) -> None:
