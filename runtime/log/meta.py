@@ -20,6 +20,12 @@ LOCK = "LOCK"
 _LOCK = struct.Struct("<QQI")
 
 
+class _Version(msgspec.Struct, frozen=True):
+    """What META of any format has."""
+
+    version: int
+
+
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
     """Made once with the log."""
 
@@ -32,18 +38,22 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_meta(disk: Disk, directory: Path) -> Meta | None:
-    """META, None if it is missing or damaged in both slots. Raises ConfigError for a newer format."""
+    """META, None if it is missing or damaged in both slots. Raises ConfigError for a newer format, of any shape."""
     slots = SlotFile(disk, directory / META)
     payload = slots.load()
     if payload is None:
         return None
-    meta = msgspec.json.decode(payload, type=Meta)
-    if meta.version > FORMAT_VERSION:
-        raise ConfigError(
-            f"{directory}: the log has format {meta.version}, this program knows up to {FORMAT_VERSION}: "
-            "use the version of the program that wrote it, or a newer one"
-        )
-    return meta
+    try:
+        version = msgspec.json.decode(payload, type=_Version).version
+        if version <= FORMAT_VERSION:
+            return msgspec.json.decode(payload, type=Meta)
+        made = f"the log has format {version}"
+    except msgspec.DecodeError:
+        made = f"{META} is whole, but of a shape that this program does not know"
+    raise ConfigError(
+        f"{directory}: {made}, this program knows up to format {FORMAT_VERSION}: "
+        "use the version of the program that wrote it, or a newer version"
+    )
 
 
 def meta_of_segments(disk: Disk, directory: Path) -> Meta | None:
@@ -133,3 +143,9 @@ def _read_lock(disk: Disk, path: Path) -> tuple[int, int] | None:
         return None
     epoch, pid, crc = _LOCK.unpack_from(data)
     return (epoch, pid) if crc32c(data[:16]) == crc else None
+
+
+def lock_is_damaged(disk: Disk, directory: Path) -> bool:
+    """True for a LOCK that was written and does not check. An empty one is the one of a log that was just made."""
+    path = directory / LOCK
+    return disk.exists(path) and bool(disk.read_bytes(path)) and _read_lock(disk, path) is None

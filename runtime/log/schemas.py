@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -48,7 +49,15 @@ class Schemas:
         try:
             return self.by_id[number]
         except KeyError:
-            raise LogCorrupt(f"schema {number:016x} is missing from {DIRECTORY}/") from None
+            raise LogCorrupt(
+                f"{DIRECTORY}/{schema_name(number)} is missing or damaged, without which its rows cannot be read; "
+                "the next start of the program that wrote it makes it again"
+            ) from None
+
+    def add(self, kind: str, message: bytes) -> None:
+        """One that the caller knows, should its file be lost."""
+        schema = Schema(kind, bytes(message))
+        self.by_id.setdefault(schema_id(schema), schema)
 
     def kind_of(self, number: int) -> str:
         """The kind; `?` and the id for a lost one, so that counting goes on."""
@@ -66,12 +75,22 @@ class Schemas:
 def load_schemas(disk: Disk, directory: Path) -> Schemas:
     """What the files say; damaged ones are left out."""
     found = Schemas()
+    for _, schema in _files(disk, directory):
+        if schema is not None:
+            found.by_id[schema_id(schema)] = schema
+    return found
+
+
+def damaged_schemas(disk: Disk, directory: Path) -> list[str]:
+    """Names of those that do not check. (They come by a rename, whole: nobody sees the middle of a write.)"""
+    return [name for name, schema in _files(disk, directory) if schema is None]
+
+
+def _files(disk: Disk, directory: Path) -> Iterator[tuple[str, Schema | None]]:
     for name in disk.names(directory / DIRECTORY):
         if name.endswith(_SUFFIX):
             schema = _unpack(disk.read_bytes(directory / DIRECTORY / name))
-            if schema is not None and name == _name(schema):
-                found.by_id[schema_id(schema)] = schema
-    return found
+            yield name, schema if schema is not None and name == _name(schema) else None
 
 
 def open_schemas(disk: Disk, directory: Path, messages: dict[str, bytes]) -> Schemas:
@@ -88,8 +107,13 @@ def open_schemas(disk: Disk, directory: Path, messages: dict[str, bytes]) -> Sch
     return schemas
 
 
+def schema_name(number: int) -> str:
+    """Of its file."""
+    return f"{number:016x}{_SUFFIX}"
+
+
 def _name(schema: Schema) -> str:
-    return f"{schema_id(schema):016x}{_SUFFIX}"
+    return schema_name(schema_id(schema))
 
 
 def _pack(schema: Schema) -> bytes:
