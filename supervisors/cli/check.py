@@ -13,11 +13,10 @@ import attrs
 from runtime.config import Loaded
 from runtime.errors import ConfigError, NotConnected
 from runtime.settings import Secret, Settings, redact_dsn
+from supervisors.cli import check_vendor
 from supervisors.cli.exits import Exit
 from supervisors.cli.options import add_config_options, loaded_from
 from supervisors.cli.runnable import check_data_dir, check_runnable
-
-PROBE_S_MAX = 5.0
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -46,12 +45,14 @@ def run(args: argparse.Namespace) -> int:
     check_runnable(loaded.settings, SystemClock().wall_ns())
     print("\nsurroundings:")
     print(f"  {data_directory(loaded.settings)}", flush=True)
-    text, wrong = address(loaded.settings)
+    text, unlike = log(loaded.settings)
+    print(f"  {text}", flush=True)
+    text, taken = address(loaded.settings)
     print(f"  {loaded.settings.health.listen}: {text}", flush=True)
     print("\ndependencies:")
     verdicts = [_try(name, probe) for name, probe in probes(loaded.settings)]
-    if wrong is not None:  # last, so that the rest is told too
-        raise wrong
+    if wrong := [exc for exc in (unlike, taken) if exc is not None]:  # last, so that the rest is told too
+        raise ConfigError("\n".join(map(str, wrong)))
     return Exit.FINE if all(verdicts) else Exit.NO
 
 
@@ -144,7 +145,9 @@ def probes(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
     if settings.uses_simulator:
         yield "vendors.polygon", partial(_embedded, settings, "market")
     else:
-        yield "vendors.polygon", partial(_vendor, settings)
+        yield "vendors.polygon", partial(check_vendor.rest, settings)
+        if settings.streams:
+            yield "vendors.polygon.stream_url", partial(check_vendor.stream, settings)
 
 
 SERVER_OF = {"timescale": "postgres", "clickhouse": "clickhouse"}
@@ -177,7 +180,7 @@ def _embedded(settings: Settings, name: str) -> str:
     if not is_running(settings):
         return f"embedded {name} is installed and starts with the pipeline"
     port = home.port(name)
-    trio.run(partial(spec.probe, port, timeout_s=PROBE_S_MAX))
+    trio.run(partial(spec.probe, port, timeout_s=check_vendor.PROBE_S_MAX))
     return f"embedded {name} answers on port {port}"
 
 
@@ -192,24 +195,6 @@ def _database(kind: str, dsn: str) -> str:
     return f"{dsn} answers"
 
 
-def _vendor(settings: Settings) -> str:
-    """One small request with the key."""
-    import httpx
-
-    key = settings.vendors.polygon.api_key
-    url = f"{settings.rest_url.rstrip('/')}/v3/quotes/C:EUR-USD"
-    headers = {"Authorization": f"Bearer {key.reveal()}"} if key else {}
-    try:
-        answer = httpx.get(url, params={"limit": 1}, headers=headers, timeout=PROBE_S_MAX)
-    except httpx.HTTPError as exc:
-        raise NotConnected(f"{settings.rest_url}: {str(exc) or type(exc).__name__}") from exc
-    if answer.status_code in (401, 403):
-        raise ConfigError(f"{settings.rest_url} refuses the API key (status {answer.status_code}): set POLYGON_API_KEY")
-    if answer.status_code != httpx.codes.OK:
-        raise NotConnected(f"{settings.rest_url}: status {answer.status_code}")
-    return f"{settings.rest_url} answers"
-
-
 # -- surroundings
 
 
@@ -222,6 +207,29 @@ def data_directory(settings: Settings) -> str:
     state = "not in use" if data_dir.exists() else "made at the first start"
     state = "a pipeline runs on it" if is_running(settings) else state
     return f"data directory {data_dir}: {state}, {shutil.disk_usage(there).free:_} bytes free"
+
+
+def log(settings: Settings) -> tuple[str, ConfigError | None]:
+    """How the log is, and in what the settings are not those that it was made with, which `run` refuses."""
+    from runtime.disk import RealDisk
+    from runtime.log.meta import load_meta, meta_of_segments
+    from supervisors.cli.instance import has_data
+
+    directory = settings.pipeline.data_dir / "log"
+    try:
+        disk = RealDisk()
+        meta = (load_meta(disk, directory) or meta_of_segments(disk, directory)) if has_data(settings) else None
+    except ConfigError as exc:
+        return "log: cannot be used", exc
+    if meta is None:
+        return f"log: made at the first start, with {settings.log.partitions} partitions", None
+    wanted, made = settings.log.partitions, meta.partitions
+    if wanted == made:
+        return f"log: {made} partitions", None
+    return f"log: {made} partitions, which is not log.partitions", ConfigError(
+        f"log.partitions = {wanted}, but the log in {directory} was made with {made}, and that cannot be changed: "
+        f"set it to {made}, or use another pipeline.data_dir"
+    )
 
 
 def address(settings: Settings) -> tuple[str, ConfigError | None]:
