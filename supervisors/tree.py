@@ -144,9 +144,11 @@ class Parts:
         return Appender(inbox=self.appends, lookup=self.log.producer, reserve=self.losses)
 
     def close(self) -> None:
-        """Blocking: both logs, at the end of the process. Never raises for a failing disk."""
-        self.letters.close()
-        self.log.close()
+        """Blocking: both logs, at the end of the process. Raises LogSyncFailed, when both are closed."""
+        try:
+            self.letters.close()
+        finally:
+            self.log.close()
 
     def verified(self) -> int:
         """Blocking: below it every sink has verified and the aggregator's state is durable, so the log may be cut."""

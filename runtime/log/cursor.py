@@ -13,6 +13,7 @@ import attrs
 from runtime.disk_port import Disk
 from runtime.errors import InvariantViolation, LogFull, LogSyncFailed
 from runtime.log.slots import SlotFile, newest_slot
+from runtime.log.suspect import write_suspect
 
 DIRECTORY = "cursors"
 _HEAD = struct.Struct("<16sQI")
@@ -42,6 +43,8 @@ class CursorFile:
         self.name = name
         self._log_id = bytes.fromhex(log_id)
         self._partitions = partitions_total
+        self._disk = disk
+        self._directory = directory
         self._slots = SlotFile(disk, directory / DIRECTORY / name)
         self.durable_position = 0
         """Of the last cursor that this process made durable: the log may be cut below it."""
@@ -70,8 +73,11 @@ class CursorFile:
         try:
             self._slots.store(_pack(self._log_id, cursor, self._partitions))
         except OSError as error:
-            kind = LogFull if error.errno in NO_SPACE else LogSyncFailed
-            raise kind(f"cursor {self.name}: {error}") from error
+            if error.errno in NO_SPACE:
+                raise LogFull(f"cursor {self.name}: {error}") from error
+            what = f"cursor {self.name}"
+            write_suspect(self._disk, self._directory, what=what, durable_upto=self.durable_position, error=error)
+            raise LogSyncFailed(f"{what}: {error}") from error
         self.durable_position = cursor.position
 
     def close(self) -> None:

@@ -33,9 +33,10 @@ from runtime.log.segment import (
     Segment,
     segment_base,
 )
+from runtime.log.suspect import write_suspect
 from runtime.log.tail import LogConsumer
 from runtime.log.types import Appended, Group, GroupDraft, ProducerState
-from runtime.log.writer import Writer, write_suspect
+from runtime.log.writer import Writer
 
 RESERVE_BYTES = 256 << 10
 """Kept back in each segment (at most a 64th of it) for what must be written on a full disk."""
@@ -330,12 +331,17 @@ class Log:
         return self._cursors[name]
 
     def close(self) -> None:
-        """Write the positions, release files and lock. Blocking; never raises for a failing disk."""
+        """Write the positions, release files and lock. Blocking.
+
+        Raises LogSyncFailed (the disk fails: exit 74), when all is released. A full disk is no failure: the next start
+        scans more.
+        """
         try:
             if not self._broken and not self._writer.suspect:
                 self._writer.store_positions()
         except OSError as error:
-            write_suspect(self._disk, self._directory, what="positions", durable_upto=self.end_position, error=error)
+            if error.errno not in NO_SPACE:
+                raise self._writer.refused(error, "positions") from error
         finally:
             self._writer.close()
             for consumer in tuple(self._consumers):

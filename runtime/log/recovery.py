@@ -35,8 +35,8 @@ from runtime.log.positions import Positions, PositionsFile
 from runtime.log.scan import Gap, Span, Walker, segment_walker
 from runtime.log.schemas import Schemas
 from runtime.log.segment import HEADER_BYTES, Segment, load_segment, segment_base, segment_name
+from runtime.log.suspect import SUSPECT
 
-SUSPECT = "SUSPECT"
 LOST_FOR_GOOD = (
     "If it is lost for good, put an empty file of its name there: what it held is then named as damaged and, as far "
     "as a vendor has it, fetched again"

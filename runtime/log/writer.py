@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
-import msgspec
 
 from runtime.disk_port import Disk, File
 from runtime.errors import LogFull, LogSyncFailed
@@ -20,11 +19,12 @@ from runtime.log.cursor import NO_SPACE
 from runtime.log.index import Catalog
 from runtime.log.meta import WriterLock
 from runtime.log.positions import Positions, store_snapshot
-from runtime.log.recovery import SUSPECT, seal
+from runtime.log.recovery import seal
 from runtime.log.runway import Runway
 from runtime.log.scan import Span
 from runtime.log.schemas import Schemas
 from runtime.log.segment import HEADER_BYTES, Segment, SegmentHeader, create_segment, finish_segment
+from runtime.log.suspect import write_suspect
 from runtime.log.types import Appended, Group, GroupDraft
 
 _HIDE_FROM = 4
@@ -336,12 +336,3 @@ class Writer:
         return LogSyncFailed(
             f"{self.directory}: {what}: {error.strerror} (errno {error.errno}); nothing was acknowledged"
         )
-
-
-def write_suspect(disk: Disk, directory: Path, *, what: str, durable_upto: int, error: OSError) -> None:
-    """Best effort: the marker that says why the process ended and that the page cache is not to be believed."""
-    text = msgspec.json.encode({"what": what, "durable_upto": durable_upto, "error": str(error)})
-    try:
-        disk.write_atomic(directory / SUSPECT, text)
-    except OSError:
-        return  # the disk is going; the exit code says the same

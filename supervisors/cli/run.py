@@ -198,18 +198,28 @@ async def _main(settings: Settings, mode: RunMode, reread: Callable[[], Settings
             leave_by_force(stuck, *decisive(exc))  # what went wrong first decides the code
         raise
     finally:
-        await _close(parts, ())
+        failed = await _close(parts, ())
         if restarts is not None:
-            leave_soon(error, restarts.end_at_once)
+            leave_soon(error or failed, restarts.end_at_once)
+        if failed is not None and error is None:
+            raise failed
 
 
-async def _close(parts: Parts, stuck: tuple[str, ...]) -> None:
-    """Sync and release what is ours, within a time limit: a hanging disk must not keep the process."""
+async def _close(parts: Parts, stuck: tuple[str, ...]) -> LogSyncFailed | None:
+    """Sync and release what is ours, within a time limit: a hanging disk must not keep the process.
+
+    Returns what a failing disk said: it decides the exit code if nothing else did.
+    """
+    failed = None
     if not any(path.endswith(f"/{WRITER}") for path in stuck):  # one that hangs may be writing; a crash loses nothing
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
-            await trio.to_thread.run_sync(parts.close, abandon_on_cancel=True)
+            try:
+                await trio.to_thread.run_sync(parts.close, abandon_on_cancel=True)
+            except LogSyncFailed as exc:
+                failed = exc
     parts.listener.close()
     parts.endpoints.sync({})
+    return failed
 
 
 def _use(parts: Parts, mode: RunMode, settings: Settings) -> None:

@@ -173,3 +173,18 @@ def test_a_failed_sync_ends_the_process_with_74_and_nothing_accepted_is_lost(pip
     assert after["records_accepted"] > before
     assert not (pipeline.data_dir / "log" / "SUSPECT").exists()
     clean(pipeline)
+
+
+def test_a_stop_on_a_failing_disk_ends_with_74_too(pipeline: Pipeline) -> None:
+    """It said 0, as if all were well."""
+    assert pipeline.process is not None
+    wait_idle(pipeline)
+    with Injection(pipeline, "fsync,fdatasync", "error=EIO:when=1+") as fault:
+        pipeline.process.send_signal(signal.SIGTERM)
+        assert pipeline.wait(60) == 74
+        assert fault.hits > 0
+    assert (pipeline.data_dir / "log" / "SUSPECT").exists()
+    pipeline.start()
+    wait_idle(pipeline)
+    assert not (pipeline.data_dir / "log" / "SUSPECT").exists()
+    clean(pipeline)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from runtime.errors import ConfigError, LogError, LogFull, LogSyncFailed
+from runtime.log.cursor import Cursor
 from runtime.log.log import Log
 from runtime.log.types import Group
 from runtime.log.writer import Writer
@@ -234,3 +235,58 @@ def test_no_message_says_none(memory_rig: Any, monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(kind, match=os.strerror(error)) as caught:
             memory_rig.open()
         assert "None" not in str(caught.value)
+
+
+# --- SUSPECT: whenever the disk failed, and only then
+
+
+def test_a_cursor_whose_sync_failed_leaves_the_marker(memory_rig: Any) -> None:
+    log = memory_rig.open()
+    cursor = log.cursor("sink")
+    cursor.store(Cursor(position=0))
+    memory_rig.disk.fail("sync", errno.EIO, suffix="/sink")
+    with pytest.raises(LogSyncFailed, match="cursor sink"):
+        cursor.store(Cursor(position=0))
+    assert b"cursor sink" in memory_rig.disk.read_bytes(memory_rig.path / "SUSPECT")
+
+
+def test_a_cursor_that_finds_no_space_leaves_no_marker(memory_rig: Any) -> None:
+    log = memory_rig.open()
+    for error in NO_SPACE:
+        memory_rig.disk.fail("write", error, suffix="/sink.tmp")
+        with pytest.raises(LogFull, match="cursor sink"):
+            log.cursor("sink").store(Cursor(position=0))
+    assert not memory_rig.disk.exists(memory_rig.path / "SUSPECT")
+
+
+def test_a_close_whose_sync_failed_says_so_once_all_is_released(memory_rig: Any) -> None:
+    log = memory_rig.open()
+    log.commit([memory_rig.draft("p", 1)])
+    memory_rig.disk.fail("sync", errno.EIO, suffix="positions")
+    with pytest.raises(LogSyncFailed, match="positions"):
+        log.close()
+    assert memory_rig.disk.exists(memory_rig.path / "SUSPECT")
+    log.close()  # a second time it has nothing left to say
+    log = memory_rig.open()  # the lock is free
+    assert log.producer("p").sequence == 1
+    assert not memory_rig.disk.exists(memory_rig.path / "SUSPECT")
+
+
+def test_where_no_sync_works_at_all_the_marker_is_there_all_the_same(memory_rig: Any) -> None:
+    log = memory_rig.open()
+    log.commit([memory_rig.draft("p", 1)])
+    memory_rig.disk.fail("sync", errno.EIO, times=1 << 30)
+    with pytest.raises(LogSyncFailed):
+        log.close()
+    assert b"positions" in memory_rig.disk.read_bytes(memory_rig.path / "SUSPECT")
+
+
+@pytest.mark.parametrize("error", NO_SPACE)
+def test_a_close_on_a_full_disk_is_clean(memory_rig: Any, error: int) -> None:
+    """It said SUSPECT."""
+    log = memory_rig.open()
+    log.commit([memory_rig.draft("p", 1)])
+    memory_rig.disk.fail("write", error, suffix="positions")
+    log.close()
+    assert not memory_rig.disk.exists(memory_rig.path / "SUSPECT")
+    assert memory_rig.open().producer("p").sequence == 1
