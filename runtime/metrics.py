@@ -66,6 +66,11 @@ class Metrics:
         """`rows` went to the dead-letter log; `reason` is one of a few fixed words, never data."""
         self._dead.labels(sink, reason).inc(rows)
 
+    def dead_letters(self) -> dict[tuple[str, str], int]:
+        """(sink, reason) -> rows kept aside since the process began."""
+        samples = (sample for metric in self._dead.collect() for sample in metric.samples)
+        return {(s.labels["sink"], s.labels["reason"]): int(s.value) for s in samples}
+
     def duplicates_dropped(self, *, stage: str, rows: int) -> None:
         """`stage` = where they were recognised: `downloader`, `buffer`, `bridge`."""
         self._dropped.labels(stage).inc(rows)

@@ -38,6 +38,7 @@ def _plain(status: Mapping[str, Any], word: str) -> str:
         f"{escape(status['version'])}</small>",
         f"<p class='note'>{escape(status['facts']['market'])}</p>" if "market" in status["facts"] else "",
         f"<ul>{reasons}</ul>" if reasons else "",
+        _dead_letters(status),
         _jobs(status),
         _consumers(status),
         _dependencies(status),
@@ -49,6 +50,18 @@ def _plain(status: Mapping[str, Any], word: str) -> str:
         "<a href='/metrics'>metrics</a></small></p>",
     ]
     return "\n".join(parts)
+
+
+def _dead_letters(status: Mapping[str, Any]) -> str:
+    found = status["dead_letters"]
+    if not found:
+        return ""
+    parts = ", ".join(f"{one['sink']} {one['reason']} {one['rows']:,}" for one in found)
+    total = sum(one["rows"] for one in found)
+    return (
+        f"<p class='note'>{total:,} dead letters since the start ({escape(parts)}): see "
+        "<code>pipeline dead-letters list</code></p>"
+    )
 
 
 def _table(title: str, heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

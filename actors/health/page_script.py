@@ -145,6 +145,11 @@ function show(status) {
   $('version').textContent = 'version ' + status.version;
   $('market').hidden = !status.facts.market;
   $('market').textContent = status.facts.market || '';
+  const dead = status.dead_letters || [];
+  $('deadletters').hidden = !dead.length;
+  $('deadletters').textContent = number(dead.reduce((sum, one) => sum + one.rows, 0)) + ' dead letters since the start'
+    + ' (' + dead.map(one => one.sink + ' ' + one.reason + ' ' + number(one.rows)).join(', ')
+    + '): see pipeline dead-letters list';
   $('reasons').replaceChildren(...status.reasons.map(reason => element('li', reason)));
   showMoving(status);
   showFlow(status);

@@ -65,6 +65,7 @@ SHELL = """
 <header><h1 id="service"></h1><span id="word" class="s"></span><span class="dim" id="since"></span></header>
 <p id="market" class="note" hidden></p>
 <ul id="reasons"></ul>
+<p id="deadletters" class="note" hidden></p>
 <section aria-label="Is data moving"><div class="moving-row"><div>
 <div><span id="pulse" class="pulse"></span> <span id="moving" role="status"></span></div>
 <div class="big"><span id="rate"></span> <small>rows/s</small></div>

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -26,8 +27,14 @@ class About:
     listen: str
 
 
-def report(probes: Probes, about: About, board: Board, clock: Clock) -> dict[str, Any]:
-    """JSON-ready; addresses without passwords."""
+DeadLetters = Mapping[tuple[str, str], int]
+"""(sink, reason) -> rows kept aside."""
+
+
+def report(
+    probes: Probes, about: About, board: Board, clock: Clock, *, dead_letters: DeadLetters = MappingProxyType({})
+) -> dict[str, Any]:
+    """JSON-ready; addresses without passwords. `dead_letters`: since the process began."""
     now_s = clock.monotonic_s()
     return {
         **probes.judge(board, now_s).to_json(),
@@ -44,6 +51,7 @@ def report(probes: Probes, about: About, board: Board, clock: Clock) -> dict[str
         "records_accepted": board.log.records_accepted if board.log is not None else 0,
         "jobs": {name: _job(attrs.asdict(job)) for name, job in board.jobs.items()},
         "consumers": {name: attrs.asdict(consumer) for name, consumer in board.consumers.items()},
+        "dead_letters": [{"sink": s, "reason": r, "rows": rows} for (s, r), rows in sorted(dead_letters.items())],
         "dependency_details": {
             name: {"state": d.state.value, "reason": redact_dsn(d.reason), "since": format_ns(d.since_ns)}
             for name, d in board.dependencies.items()

@@ -119,7 +119,8 @@ class Surface:
         return HTMLResponse(page(self._report()))
 
     def _report(self) -> dict[str, Any]:
-        return report(self.probes, self.about, self.board, self.clock)
+        dead_letters = self.metrics.dead_letters()
+        return report(self.probes, self.about, self.board, self.clock, dead_letters=dead_letters)
 
     async def backfill(self, request: Request) -> Response:
         """Take on a backfill: {"symbols": […], "from": …, "to": …, "kinds": […]?, "refetch": bool?} -> {"job": id}."""

@@ -13,6 +13,8 @@ from supervisors.cli.exits import Exit
 from supervisors.cli.options import add_config_options, settings_from
 
 RESTARTS_SHOWN = 15
+LETTERS_BYTES_MAX = 32 * 1024 * 1024
+"""A larger log of dead letters is not read for a status; the process's own count is shown instead."""
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -34,13 +36,16 @@ def run(args: argparse.Namespace) -> int:
 
     settings = settings_from(args)
     restarts = recent_restarts(settings)
+    letters = open_letters(settings)
     try:
         check_running(settings)
-        status = {**instance_of(settings).status(), "restarts": restarts}
+        status = {**instance_of(settings).status(), "restarts": restarts, "dead_letters_open": letters}
     except NotConnected as exc:
         sys.stderr.write(f"pipeline: not running on {settings.pipeline.data_dir}: {exc}\n")
         if restarts and not args.json:
             print("\n".join(restart_lines(restarts)))
+        if letters and not args.json:
+            print("\n".join(letter_lines(letters, "open")))
         return Exit.NO
     print(json.dumps(status, indent=1) if args.json else "\n".join(lines(status)))
     return Exit.FINE if status.get("ready") else Exit.NO
@@ -79,6 +84,38 @@ def recent_restarts(settings: Settings) -> list[str]:
     return [*history.recent(RESTARTS_SHOWN), *history.repeated(RESTARTS_SHOWN)]
 
 
+def open_letters(settings: Settings) -> list[dict[str, Any]] | None:
+    """Rows that nobody decided about yet, counted by sink and reason, also of earlier processes; None = not known."""
+    from collections import Counter
+
+    from runtime.disk import RealDisk
+    from runtime.errors import HoldfastError
+    from runtime.log.dead_letters import FOLDER, OPEN, fold
+    from runtime.log.tools import open_files
+
+    folder = settings.pipeline.data_dir / FOLDER
+    try:
+        if not folder.is_dir() or not any(folder.iterdir()):
+            return []
+        if sum(path.stat().st_size for path in folder.iterdir()) > LETTERS_BYTES_MAX:
+            return None
+        letters = [
+            entry.letter for entry in fold(open_files(RealDisk(), folder).groups()).values() if entry.state == OPEN
+        ]
+    except (OSError, HoldfastError):  # not ours to read, or damaged
+        return None
+    counts = Counter((letter.sink, letter.reason) for letter in letters)
+    return [{"sink": sink, "reason": reason, "rows": rows} for (sink, reason), rows in sorted(counts.items())]
+
+
+def letter_lines(letters: Sequence[Mapping[str, Any]], which: str) -> Iterator[str]:
+    """For people; nothing when there are none. Pure."""
+    if letters:
+        parts = ", ".join(_plain(f"{one['sink']} {one['reason']} {one['rows']:,}") for one in letters)
+        total = sum(one["rows"] for one in letters)
+        yield f"dead letters: {total:,} {which} ({parts}); see `pipeline dead-letters list`"
+
+
 def restart_lines(restarts: Sequence[str]) -> Iterator[str]:
     """For people. Pure."""
     if restarts:
@@ -100,6 +137,11 @@ def lines(status: Mapping[str, Any]) -> Iterator[str]:
         left = log["seconds_until_loss"]
         room = f", room for {duration(left)} if no database takes anything" if left is not None else ""
         yield f"log: {log['records_accepted']:,} rows accepted, {log['bytes']:,} bytes in {log['segments']} files{room}"
+    known = status.get("dead_letters_open")
+    if known is None:
+        yield from letter_lines(status.get("dead_letters", ()), "since the start")
+    else:
+        yield from letter_lines(known, "open")
     yield from _table("live", (live_cells(state) for state in status.get("live", {}).values()))
     yield from _table("history", (_job(job) for _, job in sorted(status["jobs"].items())))
     end = (status["log"] or {}).get("end_position", 0)

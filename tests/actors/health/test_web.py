@@ -67,13 +67,18 @@ def desk() -> Desk:
 
 
 @pytest.fixture
-def ask(board: Board, desk: Desk):
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def ask(board: Board, desk: Desk, metrics: Metrics):
     surface = Surface(
         probes=Probes(service="holdfast", stalled_after_s=30.0),
         about=About(version="0.1.0", started_ns=0, listen="127.0.0.1:8800"),
         board=board,
         clock=StoppedClock(),
-        metrics=Metrics(),
+        metrics=metrics,
         collector=BoardCollector(board),
         listen_host="127.0.0.1",
         kinds=("quotes",),
@@ -301,3 +306,22 @@ async def test_a_handler_that_hangs_is_answered_in_time(ask, desk, monkeypatch, 
     monkeypatch.setattr(Desk, "__call__", hang)
     answer = await ask("POST", "/api/backfill", json=ORDER)
     assert (answer.status_code, answer.json()["error"]) == (503, "not answered within 10 s")
+
+
+async def test_dead_letters_of_this_process_are_in_the_status_and_on_the_page_and_not_in_healthz(ask, metrics):
+    assert (await ask("GET", "/api/status")).json()["dead_letters"] == []
+    assert (
+        "dead letters since" not in (await ask("GET", "/")).text.partition("<noscript><h1>")[2].partition("<script>")[0]
+    )
+    before = (await ask("GET", "/healthz")).json()
+    metrics.dead_lettered(sink="timescale", reason="refused", rows=1200)
+    metrics.dead_lettered(sink="rules", reason=NASTY, rows=2)
+    assert (await ask("GET", "/api/status")).json()["dead_letters"] == [
+        {"sink": "rules", "reason": NASTY, "rows": 2},
+        {"sink": "timescale", "reason": "refused", "rows": 1200},
+    ]
+    page = (await ask("GET", "/")).text
+    assert "1,202 dead letters since the start" in page
+    assert "timescale refused 1,200): see <code>pipeline dead-letters list</code>" in page
+    assert NASTY not in page
+    assert (await ask("GET", "/healthz")).json() == before

@@ -10,7 +10,10 @@ from actors.health.probes import Probes
 from actors.health.report import About, report
 from runtime.board import Board, ChildState, ConsumerState, DependencyState, JobState, LiveState, LogState
 from runtime.config import load
+from runtime.disk import RealDisk
+from runtime.entropy import SystemEntropy
 from runtime.errors import ConfigError, NotConnected
+from runtime.log.dead_letters import DROPPED, DeadLetters, Letter
 from runtime.mailbox import Mailbox
 from supervisors.cli.instance import Instance, endpoints, http_address, is_running
 from supervisors.cli.main import main
@@ -28,10 +31,10 @@ class StoppedClock:
         return 100.0
 
 
-def text_of(board: Board) -> str:
+def text_of(board: Board, **more: object) -> str:
     probes = Probes(service="holdfast", stalled_after_s=30.0, inboxes={"buffer": Mailbox("appends", 8)})
     about = About(version="1", started_ns=0, listen="127.0.0.1:8800")
-    return "\n".join(lines(report(probes, about, board, StoppedClock())))
+    return "\n".join(lines({**report(probes, about, board, StoppedClock()), **more}))
 
 
 def test_everything_worth_knowing_is_in_it():
@@ -153,3 +156,37 @@ def test_a_log_that_is_trimmed_is_not_said_to_fill_up():
     )
     assert "room for 43 days if no database takes anything" in text_of(board)
     assert "full in" not in text_of(board)
+
+
+SEE = "see `pipeline dead-letters list`"
+
+
+def test_dead_letters_are_a_line_by_sink_and_reason():
+    assert "dead letters" not in text_of(Board())
+    since = [{"sink": "timescale", "reason": "refused", "rows": 1200}]
+    assert f"dead letters: 1,200 since the start (timescale refused 1,200); {SEE}" in text_of(
+        Board(), dead_letters=since
+    )
+    of_the_log = [*since, {"sink": "rules", "reason": "bad\x1bprice", "rows": 2}]
+    text = text_of(Board(), dead_letters=since, dead_letters_open=of_the_log)
+    assert f"dead letters: 1,202 open (timescale refused 1,200, rules bad price 2); {SEE}" in text
+    assert "dead letters" not in text_of(Board(), dead_letters=since, dead_letters_open=[])  # all are decided about
+
+
+def test_open_dead_letters_of_the_data_directory_are_told_also_when_nothing_runs(tmp_path, capsys):
+    sets = ["--set", f"pipeline.data_dir={tmp_path}", "--set", "health.listen=127.0.0.1:1"]
+    assert main(["status", *sets]) == 1
+    assert "dead letters" not in capsys.readouterr().out
+    letters = DeadLetters(
+        disk=RealDisk(), directory=tmp_path / "dead-letters", wall_ns=lambda: 1, entropy=SystemEntropy()
+    )
+    made = [
+        Letter(sink=sink, log_id="l", partition=0, offset=n, row=0, kind="quotes", reason="refused", error="e",
+               content="{}", first_ns=0, last_ns=0, version="1")
+        for n, sink in enumerate(("rules", "timescale", "timescale", "timescale"))
+    ]  # fmt: skip
+    letters.add(made)
+    letters.decide([made[3].key], DROPPED)
+    letters.close()
+    assert main(["status", *sets]) == 1
+    assert capsys.readouterr().out == f"dead letters: 3 open (rules refused 1, timescale refused 2); {SEE}\n"
