@@ -15,7 +15,6 @@ import trio
 
 from runtime.disk_port import Disk
 from runtime.entropy import Entropy
-from runtime.errors import ConfigError
 from runtime.log.frame import BODY_BYTES_MAX
 from runtime.log.log import Log, LogSettings
 from runtime.log.recovery import Damage
@@ -137,24 +136,27 @@ class DeadLetters:
 
 
 def read_letters(disk: Disk, directory: Path) -> dict[str, Entry]:
-    """Every letter by key, oldest first; read-only, also while somebody writes. Raises ConfigError (damage)."""
+    """Every letter that can be read, as `look_at_letters`."""
+    return look_at_letters(disk, directory)[0]
+
+
+def look_at_letters(disk: Disk, directory: Path, *, sink: str | None = None) -> tuple[dict[str, Entry], list[Damage]]:
+    """Every letter (of one sink, or of all) by key, oldest first, and the ranges whose letters are lost.
+
+    Blocking, read-only, also while somebody writes. Raises ConfigError (no log, or a newer one).
+    """
     if not disk.names(directory):
-        return {}
-    log = open_files(disk, directory)
-    found = fold(log.groups())
-    if log.damage:
-        one = log.damage[0]
-        raise ConfigError(f"{directory}: {one.segment} [{one.position}, {one.end_position}): {one.reason}")
-    return found
+        return {}, []
+    log = open_files(disk, directory, schemas=_KINDS)
+    found = fold(log.groups(), sink=sink)
+    files = [one for one in log.check_files() if one.position < one.end_position and one not in log.damage]
+    return found, [*files, *log.damage]
 
 
 def letters_of_sink(disk: Disk, directory: Path, sink: str) -> tuple[list[Entry], list[Damage]]:
-    """The letters of one sink, oldest first, and what of the log cannot be read any more. Blocking, read-only."""
-    if not disk.names(directory):
-        return [], []
-    log = open_files(disk, directory)
-    found = fold(log.groups(), sink=sink)
-    return list(found.values()), log.damage
+    """As `look_at_letters`, without the keys."""
+    found, damage = look_at_letters(disk, directory, sink=sink)
+    return list(found.values()), damage
 
 
 def fold(groups: Iterable[Group], *, sink: str | None = None) -> dict[str, Entry]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supervisors.cli.exits import Exit
+from supervisors.cli.log import add_debug, data_dir, tell_left_out
 from supervisors.cli.options import add_config_options, settings_from
 
 if TYPE_CHECKING:
@@ -17,6 +18,12 @@ Interval = tuple[str, str, int, int]
 """(symbol, kind, from_ns, to_ns)."""
 HOUR_NS = 3_600_000_000_000
 JOBS_MAX = 200
+KEYS_HELP = {
+    "list": "default: all",
+    "show": "default: all",
+    "replay": "default: all that are open",
+    "drop": "needed, unless --reason is given",
+}
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,7 +47,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         one = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         one.allow_abbrev = False
         add_config_options(one)
-        one.add_argument("keys", nargs="*", metavar="KEY", help="as `list` shows them (default: all that are open)")
+        add_debug(one)
+        one.add_argument("keys", nargs="*", metavar="KEY", help=f"as `list` shows them ({KEYS_HELP[name]})")
         one.add_argument("--reason", metavar="R", help="only those with this reason")
         one.add_argument("--json", action="store_true", help="one JSON object a line")
         one.set_defaults(run=lambda args, name=name: _run(args, name))
@@ -48,14 +56,16 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _run(args: argparse.Namespace, what: str) -> int:
     from runtime.disk import RealDisk  # not for --help
-    from runtime.log.dead_letters import FOLDER, read_letters
+    from runtime.log.dead_letters import FOLDER, look_at_letters
     from supervisors.cli.instance import check_data
 
     settings = settings_from(args)
-    if not settings.pipeline.data_dir.exists():
+    folder = data_dir(settings) / FOLDER
+    if not folder.parent.exists():
         check_data(settings)
-    folder = settings.pipeline.data_dir / FOLDER
-    entries = select(read_letters(RealDisk(), folder), args.keys, args.reason, open_only=what in ("replay", "drop"))
+    there, damage = look_at_letters(RealDisk(), folder)
+    complete = tell_left_out("dead-letters", damage)
+    entries = select(there, args.keys, args.reason, open_only=what in ("replay", "drop"))
     if what in ("replay", "drop"):
         return _decide(args, folder, what, entries)
     for key, entry in entries.items():
@@ -66,7 +76,7 @@ def _run(args: argparse.Namespace, what: str) -> int:
         )
     if not args.json and what == "list":
         print(f"{len(entries)} dead letters")
-    return Exit.FINE
+    return complete
 
 
 def _decide(args: argparse.Namespace, folder: Path, what: str, entries: dict[str, Entry]) -> int:
@@ -162,9 +172,12 @@ def sent_again(entries: dict[str, Entry]) -> list[str]:
 
 
 def select(entries: dict[str, Entry], keys: list[str], reason: str | None, *, open_only: bool) -> dict[str, Entry]:
-    """Those that are meant. Raises ConfigError for a key that is none. Pure."""
+    """Those that are meant. `open_only`: of them those that are open or, if they are named, under replay. Pure.
+
+    Raises ConfigError for a key that is none.
+    """
     from runtime.errors import ConfigError
-    from runtime.log.dead_letters import OPEN
+    from runtime.log.dead_letters import OPEN, REPLAY
 
     for key in keys:
         if key not in entries:
@@ -174,7 +187,7 @@ def select(entries: dict[str, Entry], keys: list[str], reason: str | None, *, op
         for key, entry in entries.items()
         if (not keys or key in keys)
         and reason in (None, entry.letter.reason)
-        and (not open_only or entry.state == OPEN)
+        and (not open_only or entry.state == OPEN or (keys and entry.state == REPLAY))
     }
 
 
@@ -198,6 +211,7 @@ def as_json(key: str, entry: Entry) -> dict[str, Any]:
 
 
 def line(key: str, entry: Entry) -> str:
-    """For people."""
+    """For people: one line, whatever a sink wrote into its error."""
     letter = entry.letter
-    return f"{key}  {entry.state}  {letter.kind}  {letter.reason}: {letter.error}"
+    text = f"{key}  {entry.state}  {letter.kind}  {letter.reason}: {letter.error}"
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -7,7 +7,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,15 @@ from supervisors.cli.exits import Exit
 from supervisors.cli.options import add_config_options, settings_from
 
 if TYPE_CHECKING:
+    from runtime.log.recovery import Damage
     from runtime.log.tools import LogFiles
+    from runtime.settings import Settings
 
 CAT_ROWS_MAX = 20
 """Rows shown of one frame."""
 
 
+LEFT_OUT = "what does not check is left out, named on stderr, and makes it exit 1"
 KIND_HELP = {
     "cat": "only quotes, trades, candles or coverage",
     "export": "quotes (default), trades, candles or coverage",
@@ -41,35 +44,69 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ("ls", _ls, "segments and their offsets"),
         ("stat", _stat, "totals, the rows of each kind, and how far each reader has come"),
         ("verify", _verify, "read every byte; exit 1 and a line for each range that does not check"),
-        ("cat", _cat, "groups and their rows"),
+        ("cat", _cat, f"groups and their rows; {LEFT_OUT}"),
         (
             "export",
             _export,
-            "the rows of one kind (quotes, or --kind) into a Parquet file, rows that were replaced later included",
+            "the rows of one kind (quotes, or --kind) into a Parquet file, rows that were replaced later included; "
+            + LEFT_OUT,
         ),
     ):
         one = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         one.allow_abbrev = False
         add_config_options(one)
+        add_debug(one)
         one.add_argument("--dir", type=Path, metavar="D", help="a log directory (default: data_dir/log)")
         if name in ("ls", "stat", "verify", "cat"):
             one.add_argument("--json", action="store_true", help="JSON, one object a line for ls and cat")
         if name in ("cat", "export"):
-            one.add_argument("--from", dest="start", type=int, default=0, metavar="POSITION", help="a group's position")
+            one.add_argument(
+                "--from", dest="start", type=natural, default=0, metavar="POSITION", help="a group's position"
+            )
             one.add_argument("--kind", default=None if name == "cat" else "quotes", help=KIND_HELP[name])
         if name == "cat":
-            one.add_argument("--limit", type=int, default=10, metavar="N", help="groups (default 10)")
+            one.add_argument("--limit", type=natural, default=10, metavar="N", help="groups (default 10)")
         if name == "export":
             one.add_argument("file", type=Path, metavar="FILE", help="what to write")
-        one.set_defaults(run=lambda args, function=function: _run(args, function))
+        rows = name in ("cat", "export")
+        one.set_defaults(run=lambda args, function=function, rows=rows: _run(args, function, rows=rows))
 
 
-def _run(args: argparse.Namespace, function: Callable[[argparse.Namespace, LogFiles], int]) -> int:
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """`--debug` behind a command's own command too."""
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+
+
+def natural(text: str) -> int:
+    """0, 1, 2, … as argparse reads them."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def data_dir(settings: Settings) -> Path:
+    """Raises: ConfigError when it is something else than a directory."""
+    from runtime.errors import ConfigError
+
+    folder = settings.pipeline.data_dir
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"pipeline.data_dir = {folder} is no directory: set it to the one that `pipeline run` uses")
+    return folder
+
+
+def _run(args: argparse.Namespace, function: Callable[[argparse.Namespace, LogFiles], int], *, rows: bool) -> int:
     from runtime.disk import RealDisk  # not for --help
     from runtime.log.tools import open_files
 
-    folder = args.dir if args.dir is not None else settings_from(args).pipeline.data_dir / "log"
-    return function(args, open_files(RealDisk(), folder))
+    folder = args.dir if args.dir is not None else data_dir(settings_from(args)) / "log"
+    return function(args, open_files(RealDisk(), folder, schemas=_own_schemas() if rows else None))
+
+
+def _own_schemas() -> dict[str, bytes]:
+    """So that rows are shown though the log lost the file that says how to read them."""
+    from actors.market.schema import KINDS, schema_message
+
+    return {kind: schema_message(kind) for kind in KINDS}
 
 
 def _ls(args: argparse.Namespace, log: LogFiles) -> int:
@@ -184,8 +221,7 @@ def _cat(args: argparse.Namespace, log: LogFiles) -> int:
                 print(f"    {json.dumps(row, default=str)}")
             if frame.rows > CAT_ROWS_MAX:
                 print(f"    and {frame.rows - CAT_ROWS_MAX} more (--json gives all)")
-    _tell(log)
-    return Exit.FINE
+    return tell_left_out("log", log.damage)
 
 
 def _rows(frame: Any) -> list[dict[str, Any]]:
@@ -246,8 +282,7 @@ def _export(args: argparse.Namespace, log: LogFiles) -> int:
         with _writing(args.file):
             writer.close()
     print(f"{rows:,} rows of {args.kind} in {args.file}, as they were accepted: also those that were replaced later")
-    _tell(log)
-    return Exit.FINE
+    return tell_left_out("log", log.damage)
 
 
 def _batches(log: LogFiles, args: argparse.Namespace, schema: Any) -> Iterator[Any]:
@@ -287,6 +322,9 @@ def _plain(kind: Any) -> Any:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _tell(log: LogFiles) -> None:
-    for one in log.damage:
-        sys.stderr.write(f"pipeline log: left out {one.segment} [{one.position}, {one.end_position}): {one.reason}\n")
+def tell_left_out(command: str, damage: Sequence[Damage]) -> int:
+    """On stderr. Returns the exit code that says whether all was there."""
+    for one in damage:
+        where = f"{one.segment} [{one.position}, {one.end_position})"
+        sys.stderr.write(f"pipeline {command}: left out {where}: {one.reason}\n")
+    return Exit.NO if damage else Exit.FINE

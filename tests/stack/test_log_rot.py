@@ -77,7 +77,7 @@ def test_a_flipped_bit_costs_one_slice_which_is_fetched_again(tmp_path: Path, wh
     [damage] = json.loads(said.stdout)["damage"]
     assert (damage["position"], damage["end_position"]) == (victim.position, victim.end_position)
     out = tmp_path / "quotes.parquet"
-    assert pipeline.call("log", "export", str(out)).returncode == 0
+    assert pipeline.call("log", "export", str(out)).returncode == 1, "not all of it"
     left = pl.read_parquet(out)
     assert "left out" in pipeline.call("log", "cat", "--limit", "100000").stderr
     assert pipeline.call("log", "ls").stdout.count(".seg") == len(log.segments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 from actors.market.schema import KINDS, encode, schema_message
 from runtime.disk import RealDisk
 from runtime.entropy import SeededEntropy
+from runtime.log import tools
 from runtime.log.cursor import Cursor
 from runtime.log.log import Log, LogSettings
+from runtime.log.reader import Reader
 from runtime.log.segment import HEADER_BYTES
 from runtime.log.types import FrameDraft, GroupDraft
 from supervisors.cli.main import main
@@ -96,6 +99,7 @@ def test_while_somebody_writes(folder: Path, capsys: Any) -> None:
         ("00000000000000000000.seg", 100, "the segment's header is damaged"),
         ("cursors/bridge.x", 20, "a slot is damaged"),
         ("META", 4096 + 20, "a slot is damaged"),
+        ("LOCK", 9, "does not check"),
     ],
 )
 def test_verify_names_every_flipped_bit_and_changes_nothing(
@@ -157,3 +161,94 @@ def test_an_export_says_what_it_holds_and_cat_knows_the_kinds(folder: Path, caps
 
 def test_the_help_of_stat_says_what_it_shows(capsys: Any) -> None:
     assert "the rows of each kind, and how far each reader has come" in " ".join(run(capsys, "--help")[1].split())
+
+
+def flip_body(folder: Path, at: int) -> None:
+    path = folder / "00000000000000000000.seg"
+    data = bytearray(path.read_bytes())
+    data[HEADER_BYTES + at] ^= 1
+    path.write_bytes(data)
+
+
+def test_what_is_left_out_is_named_and_no_success(folder: Path, capsys: Any, tmp_path: Path) -> None:
+    second = json.loads(run(capsys, "cat", "--dir", str(folder), "--json")[1].splitlines()[1])["position"]
+    flip_body(folder, second + 300)
+    for words, seen in ((["export", str(tmp_path / "q.parquet")], "30 rows"), (["cat", "--limit", "9"], "producer=p")):
+        code, out, err = run(capsys, *words, "--dir", str(folder))
+        assert (code, err.count("\n")) == (1, 1)
+        assert err.startswith(f"pipeline log: left out 00000000000000000000.seg [{second}, ")
+        assert seen in out
+    assert pq.read_table(tmp_path / "q.parquet").num_rows == 30
+    assert "exit 1" in run(capsys, "export", "--help")[1]
+
+
+def test_the_end_that_a_stop_knew_of_is_missed(folder: Path, capsys: Any) -> None:
+    end = json.loads(run(capsys, "verify", "--dir", str(folder), "--json")[1])["end_position"]
+    last = json.loads(run(capsys, "cat", "--dir", str(folder), "--json")[1].splitlines()[-1])["position"]
+    os.truncate(folder / "00000000000000000000.seg", HEADER_BYTES + last)
+    code, out, _ = run(capsys, "verify", "--dir", str(folder))
+    assert (code, out.splitlines()[0]) == (
+        1,
+        f"00000000000000000000.seg [{last}, {end}): the end of the log is missing",
+    )
+
+
+def test_rows_are_shown_though_the_log_lost_their_schema(folder: Path, capsys: Any, tmp_path: Path) -> None:
+    for path in (folder / "schemas").iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    assert run(capsys, "verify", "--dir", str(folder))[0] == 1
+    assert run(capsys, "cat", "--dir", str(folder))[1].count("producer=p") == 4
+    assert run(capsys, "export", "--dir", str(folder), str(tmp_path / "q.parquet"))[0] == 0
+
+
+@pytest.mark.parametrize("words", [["--limit", "-1"], ["--limit", "x"], ["--from", "-5"], ["--from", "1.5"]])
+def test_numbers_below_zero_are_refused(folder: Path, capsys: Any, words: list[str]) -> None:
+    code, out, err = run(capsys, "cat", "--dir", str(folder), *words)
+    assert (code, out) == (2, "")
+    assert f"argument {words[0]}: '{words[1]}' is not a whole number from 0 on" in err
+
+
+@pytest.mark.parametrize("what", ["ls", "stat", "verify", "cat", "export"])
+def test_a_file_where_a_directory_should_be_is_one_line_that_says_what_to_do(
+    tmp_path: Path, capsys: Any, what: str
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    more = [str(tmp_path / "x.parquet")] if what == "export" else []
+    for words, said in (
+        (["--dir", str(file)], f"{file} is no directory: name the directory of a log"),
+        (["--set", f"pipeline.data_dir={file}"], f"pipeline.data_dir = {file} is no directory: set it to the one that"),
+    ):
+        code, out, err = run(capsys, what, *more, *words)
+        assert (code, out, err.count("\n")) == (78, "", 1)
+        assert err.startswith(f"pipeline: {said}")
+
+
+def test_debug_may_stand_behind_the_last_word(tmp_path: Path, capsys: Any) -> None:
+    code, _, err = run(capsys, "verify", "--dir", str(tmp_path), "--debug")
+    assert (code, "Traceback" in err) == (78, True)
+    assert "Traceback" not in run(capsys, "verify", "--dir", str(tmp_path))[2]
+
+
+def test_a_file_that_is_trimmed_while_it_is_read_is_said_so(
+    folder: Path, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = RealDisk.open
+
+    def trim(disk: RealDisk, path: Path, **how: bool) -> Any:
+        if path.suffix == ".seg" and reading:
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return opened(disk, path, **how)
+
+    def starts(*rest: Any, **named: Any) -> Any:
+        reading.append(True)
+        return made(*rest, **named)
+
+    made = Reader
+    for words in (["cat"], ["export", str(tmp_path / "q.parquet")]):
+        reading: list[bool] = []
+        monkeypatch.setattr(tools, "Reader", starts)
+        monkeypatch.setattr(RealDisk, "open", trim)
+        code, _, err = run(capsys, *words, "--dir", str(folder))
+        assert (code, err.count("\n")) == (74, 1)
+        assert "was trimmed while it was read" in err
