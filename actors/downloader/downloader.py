@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from actors.downloader.behind import Behind, ConfirmRules
-from actors.downloader.jobs import BackfillJob, HistoryJob
+from actors.downloader.jobs import BackfillJob, CancelJob, HistoryJob
 from actors.downloader.lane import DownloadLimits, Lane, RejectedSink
 from actors.downloader.ledger import JobLedger
 from actors.downloader.port import HistorySource, JobStore
@@ -38,8 +38,8 @@ class HistoryDownloader:
     history: tuple[HistoryJob, ...]
     """Kinds that an asset class lacks are not asked for."""
     jobs: JobStore
-    new_jobs: Mailbox[BackfillJob]
-    """Told to a running process; they are in the store by then."""
+    new_jobs: Mailbox[BackfillJob | CancelJob]
+    """Told to a running process; they are in the store by then, or out of it."""
     limits: DownloadLimits = attrs.field(factory=DownloadLimits)
     rejected: RejectedSink | None = None
     market: MarketClock | None = None
@@ -92,7 +92,11 @@ class _Crew:
             self.loaded = True
             self._publish_idle()
             while True:
-                await self._take_on(nursery, await self.actor.new_jobs.receive())
+                order = await self.actor.new_jobs.receive()
+                if isinstance(order, CancelJob):
+                    self._cancel(order.id)
+                else:
+                    await self._take_on(nursery, order)
 
     async def _heartbeat(self) -> None:
         """To have nothing to do is progress too."""
@@ -114,6 +118,14 @@ class _Crew:
         for symbol, kind in pairs:
             lane = self._lane(nursery, symbol, kind)
             lane.wake(job.wanted(lane.behind.available_to_ns()))
+
+    def _cancel(self, job_id: str) -> None:
+        self.ledger.cancel(job_id)
+        for (symbol, kind), lane in self.lanes.items():
+            for wanted in lane.drop(job_id):
+                self.ledger.cancel_part(symbol, kind, wanted)
+        self.ctx.log.info("backfill_cancelled", job=job_id)
+        self._publish_idle()
 
     def _lane(self, nursery: trio.Nursery, symbol: str, kind: str) -> Lane:
         if (symbol, kind) not in self.lanes:

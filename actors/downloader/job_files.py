@@ -42,9 +42,9 @@ class JobFiles:
         return await self.offload(self._load)
 
     async def done(self, job_id: str) -> None:
-        """Remove its file."""
+        """Remove its file, durably: one that was cancelled must not come back."""
         path = self._path(job_id)
-        await self.offload(lambda: path.unlink(missing_ok=True))
+        await self.offload(lambda: _forget(path))
 
     async def failed(self, job_id: str, reason: str) -> None:
         """Rename its file to ID.failed, the reason beside it in ID.reason."""
@@ -76,6 +76,12 @@ def _read(path: Path) -> BackfillJob:
     if job.id != path.stem:
         raise ValueError(f"file {path.name} holds job {job.id}")
     return job
+
+
+def _forget(path: Path) -> None:
+    if path.exists():
+        path.unlink(missing_ok=True)
+        _sync_folder(path.parent)
 
 
 def _set_aside(path: Path, suffix: str, reason: str) -> None:

@@ -91,6 +91,13 @@ class BackfillJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 @attrs.frozen(kw_only=True)
+class CancelJob:
+    """Somebody thought better of a backfill. What is fetched of it stays."""
+
+    id: str
+
+
+@attrs.frozen(kw_only=True)
 class HistoryJob:
     """Standing: one (symbol, kind) of the configuration. Whole minutes: both ends are cut down to them."""
 

@@ -84,6 +84,8 @@ class Lane:
     """Job -> monotonic time before which it is not tried: refused for good."""
     _told: tuple[str, str] = attrs.field(default=("", ""), init=False)
     """The last refusal that was logged: of which job, and why."""
+    _dropped: set[str] = attrs.field(factory=set, init=False)
+    """Jobs that were cancelled since the work under way was chosen."""
     _changed: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     def wake(self, wanted: Wanted) -> None:
@@ -92,12 +94,21 @@ class Lane:
         self._set_idle(False)
         self._changed.set()
 
+    def drop(self, job_id: str) -> list[Wanted]:
+        """What was wanted for this job, and is no longer. Work on it ends at its next page: what is fetched stays."""
+        dropped = [wanted for wanted in self.wanted if wanted.job == job_id]
+        self.wanted = [wanted for wanted in self.wanted if wanted.job != job_id]
+        self._dropped.add(job_id)
+        self._changed.set()
+        return dropped
+
     async def run(self) -> None:
         """Work, or wait for work. Raises: LogError when another writer used our sequence."""
         await self._resume()
         try:
             while True:
                 await self._note_done()
+                self._dropped.clear()
                 work = self.behind.next_work(self.producer.position, self._due())
                 if work is None:
                     await self._wait_for_work()
@@ -137,7 +148,7 @@ class Lane:
         for wanted in list(self.wanted):
             if self.behind.seam is not None and not wanted.job:
                 continue  # behind a live stream there is always more to come
-            if is_done(self.producer.position, wanted, self.behind.live):
+            if wanted in self.wanted and is_done(self.producer.position, wanted, self.behind.live):
                 self.wanted.remove(wanted)
                 await self.ledger.finish(self.feed.symbol, self.feed.kind, wanted)
 
@@ -173,7 +184,9 @@ class Lane:
         self.on_change()
 
     async def _do(self, work: Work) -> None:
-        """One piece of work; ends early when the vendor refuses it or the buffer goes away."""
+        """One piece of work; ends early when it is cancelled, the vendor refuses it or the buffer goes away."""
+        if work.wanted.job in self._dropped:
+            return
         self.ledger.start(self.feed.symbol, self.feed.kind, work, available_to_ns=self.behind.available_to_ns())
         try:
             refused = await self._fetch(work)
@@ -186,7 +199,7 @@ class Lane:
             self.behind.end()
 
     async def _fetch(self, work: Work) -> PermanentSourceError | None:
-        """Append the slices of `work`; None when all are durable, else what the vendor said for good.
+        """Append the slices of `work`; None when all are durable or it was cancelled, else what the vendor said for good.
 
         Raises: NotConnected when the buffer goes away.
         """
@@ -204,6 +217,8 @@ class Lane:
                 async for from_ns, to_ns, pages in each:
                     cutter = SliceCutter(self.feed.kind, from_ns, to_ns)
                     async for result in pages:
+                        if work.wanted.job in self._dropped:
+                            return None
                         await self._append(work.wanted, cutter, result.unwrap(), final_to_ns)
             except PermanentSourceError as exc:
                 return exc
@@ -283,6 +298,8 @@ class Lane:
         hour = None if wanted.job else self.behind.refused(self.limits.permanent_retry_s)
         if not wanted.refetch:  # what is fetched again is known already
             await self._note_missing(wanted, reason, within=hour)
+        if wanted.job in self._dropped:
+            return
         if wanted.job:
             self.wanted.remove(wanted)
         elif hour is None:

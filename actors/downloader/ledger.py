@@ -14,6 +14,9 @@ from runtime.board import Board, JobState
 SHOWN_MAX = 200
 """Finished backfills stay on the board until it shows more jobs than this."""
 
+CANCELLED = "cancelled"
+"""Error of a part that was cancelled."""
+
 
 @attrs.define
 class _Open:
@@ -77,6 +80,14 @@ class JobLedger:
         """The vendor refused this part for good."""
         self._end(symbol, kind, wanted, error=reason)
         await self._part_ended(symbol, kind, wanted, reason=f"{kind} of {symbol}: {reason}")
+
+    def cancel(self, job_id: str) -> None:
+        """Nobody waits for it any more."""
+        self._open.pop(job_id, None)
+
+    def cancel_part(self, symbol: str, kind: str, wanted: Wanted) -> None:
+        """The board goes on naming it, for whoever watches."""
+        self._end(symbol, kind, wanted, error=CANCELLED)
 
     def mend(self, symbol: str, kind: str, wanted: Wanted) -> None:
         """What the vendor refused once, it gave: the error is over."""

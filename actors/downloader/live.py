@@ -9,6 +9,7 @@ from __future__ import annotations
 import attrs
 import trio
 
+from actors.downloader.full_disk import FullDisk
 from actors.downloader.live_feed import LiveFeed
 from actors.downloader.live_group import LiveGroup, LiveLimits
 from actors.downloader.live_rows import LiveTarget
@@ -24,7 +25,6 @@ CLOSE_S_MAX = 5.0
 FAST_SAMPLES = 10
 """The first answers come quickly: until then the clock's error is large."""
 FAST_S = 0.25
-FULL_LOOK_S = 5.0
 
 
 @attrs.frozen(kw_only=True)
@@ -62,8 +62,11 @@ class LiveDownloader:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_time, ctx)
-                nursery.start_soon(self._outlast_a_full_disk, ctx)
-                for group in self._groups(ctx):
+                groups = self._groups(ctx)
+                feeds = [feed for group in groups for feed in group.feeds.values()]
+                full = FullDisk(feeds=feeds, appender=self.appender, market=self.market, ctx=ctx)
+                nursery.start_soon(full.run)
+                for group in groups:
                     nursery.start_soon(group.run)
                 await ctx.drain_requested.wait()
                 nursery.cancel_scope.cancel()
@@ -105,13 +108,6 @@ class LiveDownloader:
             confirm=self.confirm,
             under_way_max=self.limits.under_way_max,
         )
-
-    async def _outlast_a_full_disk(self, ctx: ActorContext) -> None:
-        """Appends wait for space, however long it takes: an outage, no stall of ours."""
-        while True:
-            if ctx.board.log is not None and ctx.board.log.error:
-                ctx.progress()
-            await trio.sleep(FULL_LOOK_S)
 
     async def _keep_time(self, ctx: ActorContext) -> None:
         """Ask the vendor for its time, for ever; an outage of it is seen by those who need more than the time."""

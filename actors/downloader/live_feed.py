@@ -74,6 +74,12 @@ class LiveFeed:
         """A session feeds it."""
         return bool(self._session)
 
+    @property
+    def durable_to_ns(self) -> int:
+        """Up to where the log holds this session, or the one that just ended: behind it nothing is there yet."""
+        known = LivePosition.from_bytes(self.appender.lookup(self.producer).position)
+        return known.to_ns if known.session == self._position.session else self._position.seam_ns
+
     async def resume(self, clock: Clock) -> None:
         """Take over where the log says this producer stood; a former session is over. Raises: NotConnected."""
         self._forget()

@@ -127,7 +127,8 @@ class World:
     async def process(self, done: Callable[[], bool], *, within_s: float = 20_000.0) -> bool:
         """One process until `done`; False: it was killed."""
         inbox: Mailbox[AppendRequest] = Mailbox("appends", 64)
-        appender = Appender(inbox=inbox, lookup=self.log.producer)
+        losses: Mailbox[AppendRequest] = Mailbox("losses", 16)
+        appender = Appender(inbox=inbox, lookup=self.log.producer, reserve=losses)
         self.board, self.contexts = Board(), []
         seam = self.seam = Seam(self.log.producer)
         market_clock = MarketClock(self.clock)
@@ -181,7 +182,7 @@ class World:
         try:
             with trio.fail_after(within_s):
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(Buffer(log=self.log, inbox=inbox).run, self.context("buffer"))
+                    nursery.start_soon(Buffer(log=self.log, inbox=inbox, reserve=losses).run, self.context("buffer"))
                     nursery.start_soon(download.run, self.context("history"))
                     nursery.start_soon(run_live)
                     while not done():  # noqa: ASYNC110
