@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import socket
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from actors.downloader.addressed import AddressedStream, AddressedVendor
 from actors.downloader.behind import ConfirmRules
 from actors.downloader.downloader import HistoryDownloader
 from actors.downloader.job_files import JobFiles, write_job
-from actors.downloader.jobs import BackfillJob, HistoryJob
+from actors.downloader.jobs import BackfillJob, CancelJob, HistoryJob
 from actors.downloader.live import ClockPace, LiveDownloader
 from actors.downloader.live_group import LiveLimits
 from actors.downloader.memory import MemoryHistory, MemoryJobs, MemoryTicks, MemoryTrades, random_trades, random_walk
@@ -57,7 +58,7 @@ from runtime.clock import NS_PER_HOUR
 from runtime.disk import RealDisk
 from runtime.disk_memory import MemoryDisk
 from runtime.disk_port import Disk
-from runtime.errors import NotConnected, RetryableSinkError
+from runtime.errors import ConfigError, NotConnected, RetryableSinkError
 from runtime.log.appender import Appender, AppendRequest
 from runtime.log.dead_letters import FOLDER as DEAD_LETTERS
 from runtime.log.dead_letters import DeadLetters
@@ -114,7 +115,7 @@ class Parts:
     appends: Mailbox[AppendRequest]
     losses: Mailbox[AppendRequest]
     """Records of what is lost on a full disk."""
-    new_jobs: Mailbox[BackfillJob]
+    new_jobs: Mailbox[BackfillJob | CancelJob]
     jobs: JobStore
     home: EmbeddedHome
     endpoints: EndpointsFile
@@ -180,16 +181,37 @@ class Parts:
             self.jobs.jobs.append(job)
         else:
             await self.seams.offload(lambda: write_job(jobs_folder(self.settings), job))
+        self._tell(job)
+        return job.id
+
+    async def cancel_backfill(self, job_id: str) -> None:
+        """Forget a backfill, durably, then tell the downloader; asked again it does the same.
+
+        Raises: ConfigError when there is none of that name, NotConnected when the downloader cannot be told now.
+        """
+        shown = {key.partition("/")[0] for key, job in self.seams.board.jobs.items() if not (job.finished or job.error)}
+        known = (shown | {job.id for job in await self.jobs.load()}) - {"history"}
+        if job_id not in known:
+            raise ConfigError(unknown_job(job_id, known))
+        await self.jobs.done(job_id)
+        self._tell(CancelJob(id=job_id))
+
+    def _tell(self, order: BackfillJob | CancelJob) -> None:
         try:
-            self.new_jobs.send_nowait(job)
+            self.new_jobs.send_nowait(order)
         except trio.WouldBlock:
             raise NotConnected(f"{JOBS_WAITING_MAX} jobs are waiting already: try again later") from None
-        return job.id
 
 
 def aggregator_folder(settings: Settings) -> Path:
     """The aggregator's state."""
     return settings.pipeline.data_dir / "aggregator"
+
+
+def unknown_job(job_id: str, known: Iterable[str]) -> str:
+    """That there is no such backfill, and which there are. Pure."""
+    there = ", ".join(sorted(known))
+    return f"no backfill {job_id!r} is under way" + (f": there is {there}" if there else "; nor any other")
 
 
 def jobs_folder(settings: Settings) -> Path:
@@ -471,6 +493,7 @@ class _Factories:
             version=VERSION,
             kinds=p.settings.downloader.kinds,
             submit=p.submit_backfill,
+            cancel=p.cancel_backfill,
             inboxes=p.probes.inboxes,
             stalled_after_s=p.settings.health.stalled_after_s,
             consumer=p.log.consumer("health.candles"),

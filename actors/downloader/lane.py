@@ -199,8 +199,9 @@ class Lane:
             self.behind.end()
 
     async def _fetch(self, work: Work) -> PermanentSourceError | None:
-        """Append the slices of `work`; None when all are durable or it was cancelled, else what the vendor said for good.
+        """Append the slices of `work`; None when all are durable, else what the vendor said for good.
 
+        A job that is cancelled meanwhile ends here, as if all were there.
         Raises: NotConnected when the buffer goes away.
         """
         chains = Chains(

@@ -16,7 +16,7 @@ from hypercorn.trio import serve
 from actors.health.follow import Follower
 from actors.health.listen import BACKLOG, url_of
 from actors.health.live import EventStreams
-from actors.health.port import SubmitBackfill
+from actors.health.port import CancelBackfill, SubmitBackfill
 from actors.health.probes import Probes
 from actors.health.recent import RecentCandles
 from actors.health.report import About
@@ -42,6 +42,7 @@ class Health:
     version: str
     kinds: tuple[str, ...]
     submit: SubmitBackfill
+    cancel: CancelBackfill
     inboxes: Mapping[str, Mailbox[Any]] = attrs.field(factory=dict)
     """Actor -> its inbox."""
     stalled_after_s: float = 30.0
@@ -80,6 +81,7 @@ class Health:
             listen_host=split_host_port(self.listen)[0],
             kinds=self.kinds,
             submit=self.submit,
+            cancel=self.cancel,
             recent=recent,
             streams=EventStreams(ctx.drain_requested),
         )

@@ -34,6 +34,17 @@ class SubmitBackfill(Protocol):
         ...
 
 
+class CancelBackfill(Protocol):
+    """Gives a backfill up."""
+
+    async def __call__(self, job_id: str) -> None:
+        """Forget the job durably, tell the downloader; what is fetched of it stays. Bounded in time.
+
+        Raises: ConfigError when there is no such job, NotConnected when it cannot be told now.
+        """
+        ...
+
+
 def orderable(text: str) -> str:
     """The canonical spelling of a symbol whose history can be ordered. Raises: ConfigError with what to write."""
     try:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from actors.health.guard import is_own_host, is_own_origin
 from actors.health.live import STREAM_S_MAX, EventStreams, candles
 from actors.health.page import SCRIPT_HASH, page
-from actors.health.port import BackfillRequest, SubmitBackfill, orderable
+from actors.health.port import BackfillRequest, CancelBackfill, SubmitBackfill, orderable
 from actors.health.probes import Probes
 from actors.health.recent import RecentCandles
 from actors.health.report import About, report
@@ -34,6 +34,7 @@ REQUESTS_MAX = 32
 """Answered at the same time; more are told to come again."""
 REQUEST_S_MAX = 10.0
 SYMBOLS_MAX = 1_000
+EXPECTED = "expected an object with symbols, from, to and optionally kinds, refetch"
 EVENTS = "/api/events"
 _HEADERS = {
     "cache-control": "no-store",
@@ -60,6 +61,7 @@ class Surface:
     kinds: tuple[str, ...]
     """Kinds that a backfill may ask for."""
     submit: SubmitBackfill
+    cancel: CancelBackfill
     recent: RecentCandles = attrs.field(factory=RecentCandles)
     streams: EventStreams = attrs.field(factory=EventStreams)
 
@@ -74,6 +76,7 @@ class Surface:
             Route(EVENTS, self.events),
             Route("/api/candles", self.candles),
             Route("/api/backfill", self.backfill, methods=["POST"]),
+            Route("/api/backfill/cancel", self.cancel_backfill, methods=["POST"]),
             Route("/", self.index),
         ]
         return _Guarded(Starlette(routes=routes), self.listen_host)
@@ -124,10 +127,8 @@ class Surface:
 
     async def backfill(self, request: Request) -> Response:
         """Take on a backfill: {"symbols": […], "from": …, "to": …, "kinds": […]?, "refetch": bool?} -> {"job": id}."""
-        if not is_own_origin(request.headers.get("origin"), request.headers.get("host", "")):
-            return _refused(403, "another site's page may not order history")
-        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            return _refused(415, "send application/json")
+        if (refused := _not_ours(request)) is not None:
+            return refused
         try:
             wanted = self._wanted(await _body(request))
             job = await self.submit(wanted)
@@ -137,15 +138,24 @@ class Surface:
             return _refused(503, str(exc))
         return JSONResponse({"job": job}, 202)
 
+    async def cancel_backfill(self, request: Request) -> Response:
+        """Give a backfill up: {"job": id} -> the same, when it is forgotten."""
+        if (refused := _not_ours(request)) is not None:
+            return refused
+        try:
+            job = _job(await _body(request))
+            await self.cancel(job)
+        except ConfigError as exc:
+            return _refused(400, str(exc))
+        except NotConnected as exc:
+            return _refused(503, str(exc))
+        return JSONResponse({"job": job})
+
     def _wanted(self, body: bytes) -> BackfillRequest:
         """Raises: ConfigError saying what is wrong."""
-        try:
-            fields = json.loads(body)
-        except (ValueError, RecursionError) as exc:
-            raise ConfigError(f"not JSON: {exc}") from exc
-        if not isinstance(fields, dict) or (unknown := set(fields) - {"symbols", "kinds", "from", "to", "refetch"}):
-            names = f", not {', '.join(sorted(unknown))}" if isinstance(fields, dict) else ""
-            raise ConfigError(f"expected an object with symbols, from, to and optionally kinds, refetch{names}")
+        fields = _object(body, EXPECTED)
+        if unknown := set(fields) - {"symbols", "kinds", "from", "to", "refetch"}:
+            raise ConfigError(f"{EXPECTED}, not {', '.join(sorted(unknown))}")
         kinds = _texts(fields, "kinds", list(self.kinds))
         if other := set(kinds) - set(self.kinds):
             raise ConfigError(f"kinds: {', '.join(sorted(other))} is not one of {', '.join(self.kinds)}")
@@ -168,6 +178,35 @@ class Surface:
         except ValueError as exc:
             raise ConfigError(f"from or to: {exc}") from exc
         return BackfillRequest(symbols=symbols, kinds=kinds, from_ns=from_ns, to_ns=to_ns, refetch=refetch)
+
+
+def _not_ours(request: Request) -> Response | None:
+    """The answer to a page of another site, or to a form."""
+    if not is_own_origin(request.headers.get("origin"), request.headers.get("host", "")):
+        return _refused(403, "another site's page may not order history")
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        return _refused(415, "send application/json")
+    return None
+
+
+def _job(body: bytes) -> str:
+    """Raises: ConfigError."""
+    expected = 'expected an object with "job" alone, a text'
+    fields = _object(body, expected)
+    if set(fields) != {"job"} or not isinstance(fields["job"], str):
+        raise ConfigError(expected)
+    return fields["job"]
+
+
+def _object(body: bytes, expected: str) -> dict[str, Any]:
+    """Raises: ConfigError."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise ConfigError(f"not JSON: {exc}") from exc
+    if not isinstance(fields, dict):
+        raise ConfigError(expected)
+    return fields
 
 
 def _texts(fields: dict[str, Any], name: str, default: list[str]) -> tuple[str, ...]:

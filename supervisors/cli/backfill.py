@@ -23,6 +23,7 @@ REFETCH = (
     "also what is covered already; what changed is replaced. Whole UTC hours: each end is moved outwards to the hour, "
     "in the hour that runs up to now"
 )
+CANCEL = "alone: gives a job up, as `pipeline status` names it; what is fetched of it stays"
 EARLIER = 'choose an earlier --to, like -1m, or --to "" for "until now"'
 FETCH_AGAIN = "pipeline backfill: --refetch fetches it again\n"
 GOES_ON = (
@@ -40,16 +41,18 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "backfill",
         help="adds history jobs",
         description="Fetches [from, to) of each symbol, by the running process or, without one, here. Interrupted, it "
-        "goes on at the next start, or when the same is asked again. Exit 1 when the vendor refuses a part: it is "
+        "goes on at the next start, or when the same is asked again; --cancel gives it up. "
+        "Exit 1 when the vendor refuses a part: it is "
         "not asked for again, but `verify` goes on naming that span as missing, so look twice at the symbol.",
     )
-    parser.add_argument("symbols", nargs="+", metavar="SYMBOL", help="like C:EURUSD")
-    parser.add_argument("--from", dest="from_", required=True, metavar="T", help="UTC date, instant, or -2h")
-    parser.add_argument("--to", required=True, metavar="T", help="the same; exclusive")
+    parser.add_argument("symbols", nargs="*", metavar="SYMBOL", help="like C:EURUSD")
+    parser.add_argument("--from", dest="from_", metavar="T", help="UTC date, instant, or -2h")
+    parser.add_argument("--to", metavar="T", help="the same; exclusive")
     parser.add_argument("--kind", metavar="K,K", help="kinds, comma-separated (default: downloader.kinds)")
     parser.add_argument("--refetch", action="store_true", help=REFETCH)
+    parser.add_argument("--cancel", metavar="JOB", help=CANCEL)
     add_config_options(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, refuse=parser.error)
 
 
 @attrs.frozen(kw_only=True)
@@ -67,9 +70,49 @@ def run(args: argparse.Namespace) -> int:
     """The command."""
     from supervisors.cli.instance import is_running  # slow to import: not for --help
 
+    check_complete(args)
     settings = settings_from(args)
+    if args.cancel is not None:
+        return cancel(settings, args.cancel)
     order = order_from(args, settings)
     return _through_instance(settings, order) if is_running(settings) else _here(settings, order)
+
+
+def check_complete(args: argparse.Namespace) -> None:
+    """What argparse cannot say: --cancel stands alone, an order needs three things. Exits 2."""
+    given = {"SYMBOL": bool(args.symbols), "--from": args.from_ is not None, "--to": args.to is not None}
+    if args.cancel is not None:
+        if any(given.values()) or args.refetch or args.kind:
+            args.refuse("argument --cancel: takes a job and no order")
+    elif not all(given.values()):
+        missing = ", ".join(name for name, there in given.items() if not there)
+        args.refuse(f"the following arguments are required: {missing}")
+
+
+def cancel(settings: Settings, job_id: str) -> int:
+    """Through the running process, or by its file. Raises: ConfigError when there is none, NotConnected."""
+    from supervisors.cli.instance import instance_of, is_running
+
+    if is_running(settings):
+        instance_of(settings).cancel(job_id)
+    else:
+        _forget(settings, job_id)
+    print(f"job {job_id} is cancelled; what was fetched of it stays")
+    return Exit.FINE
+
+
+def _forget(settings: Settings, job_id: str) -> None:
+    import trio
+
+    from actors.downloader.job_files import JobFiles
+    from runtime.actor import offload_inline
+    from supervisors.tree import jobs_folder, unknown_job
+
+    jobs = JobFiles(folder=jobs_folder(settings), offload=offload_inline)
+    known = {job.id for job in trio.run(jobs.load)}
+    if job_id not in known:
+        raise ConfigError(unknown_job(job_id, known))
+    trio.run(jobs.done, job_id)
 
 
 def order_from(args: argparse.Namespace, settings: Settings) -> Order:
@@ -161,7 +204,10 @@ def _through_instance(settings: Settings, order: Order) -> int:
     instance = instance_of(settings)
     wanted = {"symbols": order.symbols, "kinds": order.kinds, "refetch": order.refetch}
     job_id = instance.backfill({**wanted, "from": format_ns(order.from_ns), "to": format_ns(order.to_ns)})
-    sys.stderr.write(f"pipeline backfill: job {job_id}; the running process does it, Ctrl-C only stops watching\n")
+    sys.stderr.write(
+        f"pipeline backfill: job {job_id}; the running process does it, Ctrl-C only stops "
+        f"watching; to give it up: pipeline backfill --cancel {job_id}\n"
+    )
     parts = [f"{job_id}/{symbol}/{kind}" for symbol, kind in feeds(order.symbols, order.kinds)]
     return trio.run(_watch, instance, parts)
 
@@ -224,14 +270,15 @@ class Watch:
         if not ended or board.log is None:
             return False
         self.reasons, self.failed = refused, bool(refused)
+        how = "cancelled" if any(job["error"] == "cancelled" for job in found.values()) else "refused in part"
         down = [f"{name}: {d['reason']}" for name, d in status["dependency_details"].items() if d["state"] == "DOWN"]
         if down:  # everything is in the log; delivery follows when the outage is over
             self.reasons += [f"durable, but not everywhere yet: {reason}" for reason in down]
-            self.verdict = "refused in part" if self.failed else "durable, to be delivered"
+            self.verdict = how if self.failed else "durable, to be delivered"
             return True
         if not self._verified(board):
             return False
-        self.verdict = "refused in part, the rest verified" if self.failed else "done and verified"
+        self.verdict = f"{how}, the rest verified" if self.failed else "done and verified"
         return True
 
     def _verified(self, board: Any) -> bool:

@@ -116,6 +116,10 @@ class Instance:
         """Order history; returns the job's id. Raises: ConfigError (refused), NotConnected (not now)."""
         return str(self._ask("POST", "/api/backfill", json=order)["job"])
 
+    def cancel(self, job_id: str) -> None:
+        """Give a backfill up. Raises: ConfigError (no such job), NotConnected (not now)."""
+        self._ask("POST", "/api/backfill/cancel", json={"job": job_id})
+
     def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
         try:
             # trust_env off: a proxy for the vendor must not see, or hide, what is on this machine.

@@ -143,7 +143,7 @@ def lines(status: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield from letter_lines(known, "open")
     yield from _table("live", (live_cells(state) for state in status.get("live", {}).values()))
-    yield from _table("history", (_job(job) for _, job in sorted(status["jobs"].items())))
+    yield from _table("history", (_job(name, job) for name, job in sorted(status["jobs"].items())))
     end = (status["log"] or {}).get("end_position", 0)
     yield from _table("readers", (_consumer(name, c, end) for name, c in sorted(status["consumers"].items())))
     details = status["dependency_details"]
@@ -161,13 +161,15 @@ def live_cells(state: Mapping[str, Any]) -> tuple[str, ...]:
     return f"{state['symbol']} {state['kind']}", prices, f"{pace:,.1f} ticks/s", f"last tick {age_s:,.1f} s ago"
 
 
-def _job(job: Mapping[str, Any]) -> tuple[str, ...]:
+def _job(name: str, job: Mapping[str, Any]) -> tuple[str, ...]:
+    job_id = name.partition("/")[0]
     state = _plain(job["error"]) or ("done" if job["finished"] else "")
     return (
         f"{job['symbol']} {job['kind']}",
         f"{job['from']} … {job['to']}",
         f"{job['done']:.1%}",
         f"{job['rows']:,}",
+        "standing" if job_id == "history" else f"job {_plain(job_id)}",
         state,
     )
 

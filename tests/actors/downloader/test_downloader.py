@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from actors.downloader import jobs as jobs_module
 from actors.downloader.fetch import FetchLimits
-from actors.downloader.jobs import BackfillJob, HistoryJob
+from actors.downloader.jobs import BackfillJob, CancelJob, HistoryJob
 from actors.downloader.lane import DownloadLimits
 from actors.downloader.memory import Fault, MemoryHistory, MemoryTicks, faults_in_order, no_ticks
 from runtime.backoff import Backoff
@@ -622,6 +622,51 @@ async def test_a_running_process_takes_a_job_at_once_and_once(kit, autojump_cloc
     assert rig.jobs.jobs == []
     assert len(rig.log.drafts) == 6
     assert set(rig.board.jobs) == {"job-1/C:EURUSD/quotes", "job-1/C:GBPUSD/quotes"}
+
+
+async def test_a_cancelled_backfill_ends_at_its_next_page_and_the_standing_history_goes_on(kit, autojump_clock):
+    end = kit.T0 + 48 * NS_PER_HOUR
+    ticks = kit.make_ticks(19, kit.T0, end, 4_000)
+    standing = HistoryJob(symbol=EURUSD, kind="quotes", from_ns=end - 6 * NS_PER_HOUR, to_ns=end)
+    rig = kit.Rig(source=lambda: MemoryHistory(ticks={EURUSD: ticks}), history=(standing,))
+    rig.jobs.jobs.append(job := backfill(kit, from_ns=kit.T0, to_ns=end - 6 * NS_PER_HOUR))
+    drafts_then = 0
+
+    async def change_of_mind():
+        nonlocal drafts_then
+        while len(rig.log.drafts) < 3:  # noqa: ASYNC110
+            await trio.sleep(0.001)
+        rig.jobs.jobs.clear()
+        drafts_then = len(rig.log.drafts)
+        await rig.new_jobs.send(CancelJob(id=job.id))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(change_of_mind)
+        await rig.run_until(lambda: drafts_then > 0 and rig.board.jobs_idle)
+    state = rig.board.jobs["job-1/C:EURUSD/quotes"]
+    assert (state.error, state.finished) == ("cancelled", False)
+    assert rig.board.jobs["history/C:EURUSD/quotes"].finished
+    found = kit.covered(rig.log, PRODUCER)
+    assert found[-1] == (end - 6 * NS_PER_HOUR, end)  # all of what stands
+    assert found[0][0] == kit.T0  # what was fetched stays
+    assert found[0][1] < end - 6 * NS_PER_HOUR  # and the rest is not fetched
+    assert rig.jobs.failures == {}
+    await rig.run_idle()  # nor by the next incarnation
+    assert kit.covered(rig.log, PRODUCER) == found
+
+
+async def test_a_backfill_that_waits_for_its_turn_is_cancelled_before_it_asks_for_anything(kit, autojump_clock):
+    ticks = {s: kit.make_ticks(20, kit.T0, kit.T0 + 6 * NS_PER_HOUR, 300) for s in (EURUSD, GBPUSD)}
+    rig = kit.Rig(source=lambda: MemoryHistory(ticks=ticks))
+    rig.jobs.jobs.append(backfill(kit))
+    await rig.new_jobs.send(backfill(kit, id="job-2", symbols=(GBPUSD,)))
+    await rig.new_jobs.send(CancelJob(id="job-2"))
+    await rig.new_jobs.send(CancelJob(id="unknown"))
+    await rig.run_idle()
+    assert rig.board.jobs["job-1/C:EURUSD/quotes"].finished
+    assert rig.board.jobs["job-2/C:GBPUSD/quotes"].error == "cancelled"
+    assert kit.covered(rig.log, PRODUCER) == [(kit.T0, kit.T0 + 3 * NS_PER_HOUR)]
+    assert kit.covered(rig.log, PRODUCER.replace(EURUSD, GBPUSD)) == []
 
 
 async def test_a_backfill_that_the_vendor_refuses_is_set_aside_with_the_reason(kit, autojump_clock):

@@ -31,7 +31,13 @@ def listener():
 
 def make(listener: socket.socket) -> Health:
     return Health(
-        listener=listener, listen="127.0.0.1:0", service="holdfast", version="1", kinds=("quotes",), submit=_no_backfill
+        listener=listener,
+        listen="127.0.0.1:0",
+        service="holdfast",
+        version="1",
+        kinds=("quotes",),
+        submit=_no_backfill,
+        cancel=_no_backfill,
     )
 
 

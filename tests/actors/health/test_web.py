@@ -39,6 +39,12 @@ class Desk:
 
     orders: list[BackfillRequest] = attrs.field(factory=list)
     error: Exception | None = None
+    cancelled: list[str] = attrs.field(factory=list)
+
+    async def cancel(self, job_id: str) -> None:
+        if self.error is not None:
+            raise self.error
+        self.cancelled.append(job_id)
 
     async def __call__(self, request: BackfillRequest) -> str:
         if self.error is not None:
@@ -83,6 +89,7 @@ def ask(board: Board, desk: Desk, metrics: Metrics):
         listen_host="127.0.0.1",
         kinds=("quotes",),
         submit=desk,
+        cancel=desk.cancel,
     )
 
     @asynccontextmanager
@@ -325,3 +332,21 @@ async def test_dead_letters_of_this_process_are_in_the_status_and_on_the_page_an
     assert "timescale refused 1,200): see <code>pipeline dead-letters list</code>" in page
     assert NASTY not in page
     assert (await ask("GET", "/healthz")).json() == before
+
+
+async def test_a_backfill_is_cancelled_by_its_id_from_our_own_pages_only(ask, desk):
+    assert (await ask("POST", "/api/backfill/cancel", json={"job": "j1"})).json() == {"job": "j1"}
+    assert desk.cancelled == ["j1"]
+    foreign = await ask("POST", "/api/backfill/cancel", json={"job": "j1"}, headers={"origin": "http://evil.example"})
+    form = await ask("POST", "/api/backfill/cancel", content="{}", headers={"content-type": "text/plain"})
+    assert (foreign.status_code, form.status_code) == (403, 415)
+    for body in ({}, [], {"job": 1}, {"job": "x", "more": 1}):
+        assert (await ask("POST", "/api/backfill/cancel", json=body)).status_code == 400
+    assert desk.cancelled == ["j1"]
+
+
+@pytest.mark.parametrize(("error", "code"), [(ConfigError("no backfill"), 400), (NotConnected("busy"), 503)])
+async def test_a_cancellation_that_is_refused_says_why(ask, desk, error, code):
+    desk.error = error
+    answer = await ask("POST", "/api/backfill/cancel", json={"job": "j1"})
+    assert (answer.status_code, answer.json()) == (code, {"error": str(error)})

@@ -145,3 +145,42 @@ def test_the_last_word_of_a_standing_run_is_not_about_somebody_elses_backfill(ca
     board.jobs = {"history/C:EURUSX/quotes": JobState(symbol="C:EURUSX", kind="quotes", **refused)}
     assert _verdict(board, RunMode()) == 0
     assert capsys.readouterr().err == "pipeline: C:EURUSX quotes: unknown symbol\n"
+
+
+def test_a_job_is_cancelled_by_its_file_when_nothing_runs(pipeline, tmp_path):
+    jobs = tmp_path / "data" / "jobs"
+    write_job(jobs, BackfillJob(id="a", **attrs.asdict(ORDER)))
+    write_job(jobs, BackfillJob(id="b", **attrs.asdict(ORDER)))
+    said = pipeline("backfill", "--cancel", "a")
+    assert (said.code, said.out, said.err) == (0, "job a is cancelled; what was fetched of it stays\n", "")
+    assert [path.name for path in jobs.iterdir()] == ["b.json"]
+    for unknown in ("a", "../b", "history"):
+        said = pipeline("backfill", "--cancel", unknown)
+        assert (said.code, said.err) == (78, f"pipeline: no backfill {unknown!r} is under way: there is b\n")
+
+
+def test_a_job_of_a_running_process_is_cancelled_by_that_process(pipeline, tmp_path, monkeypatch):
+    asked = []
+
+    def answer(self, method, path, **more):
+        asked.append((method, path, more["json"]))
+        return {"job": "a"}
+
+    monkeypatch.setattr("supervisors.cli.instance.is_running", lambda settings: True)
+    monkeypatch.setattr("supervisors.cli.instance.Instance._ask", answer)
+    assert pipeline("backfill", "--cancel", "a").code == 0
+    assert asked == [("POST", "/api/backfill/cancel", {"job": "a"})]
+
+
+@pytest.mark.parametrize("more", [["C:EURUSD"], ["--from", "-2h"], ["--refetch"], ["--kind", "quotes"]])
+def test_cancel_takes_no_order(pipeline, more):
+    said = pipeline("backfill", "--cancel", "a", *more)
+    assert said.code == 2
+    assert "--cancel: takes a job and no order" in said.err
+
+
+def test_who_watches_a_cancelled_job_is_told_and_waits_no_longer(watch):
+    while not watch.look(status(error="cancelled"), Board()):
+        pass
+    assert watch.reasons == ["C:EURUSD quotes: cancelled"]
+    assert (watch.failed, watch.verdict) == (True, "cancelled, the rest verified")
