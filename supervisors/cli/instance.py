@@ -46,7 +46,10 @@ def has_data(settings: Settings) -> bool:
 
 
 def check_data(settings: Settings) -> None:
-    """Raises: ConfigError when there is nothing to look at yet."""
+    """Raises: ConfigError when there is nothing to look at yet, or never will be."""
+    data_dir = settings.pipeline.data_dir
+    if data_dir.exists() and not data_dir.is_dir():
+        raise ConfigError(f"pipeline.data_dir = {data_dir} is no directory: set it to another")
     if not has_data(settings):
         raise ConfigError(f"{settings.pipeline.data_dir} holds no data yet: `pipeline run` makes it")
 

@@ -16,6 +16,7 @@ from runtime.settings import Settings, resolve_instant
 from supervisors.cli.exits import Exit
 from supervisors.cli.options import add_config_options, settings_from
 
+EARLIER = 'choose an earlier --to, or --to "" for "until now"'
 HOLES_SHOWN_MAX = 20
 UNAUDITED_SHOWN_MAX = 20
 LACKING_SHOWN_MAX = 5
@@ -66,6 +67,8 @@ def _span(args: argparse.Namespace) -> tuple[int, int] | None:
         from_ns, to_ns = resolve_instant(args.from_, now_ns), resolve_instant(args.to, now_ns)
     except ValueError as exc:
         raise ConfigError(f"--from or --to: {exc}") from exc
+    if to_ns > now_ns:
+        raise ConfigError(f"--to {format_ns(to_ns)} is in the future: {EARLIER}")
     if from_ns >= to_ns:
         raise ConfigError(f"--from {format_ns(from_ns)} is not before --to {format_ns(to_ns)}")
     return from_ns, to_ns
@@ -137,6 +140,7 @@ async def _verify(settings: Settings, span_ns: tuple[int, int] | None) -> Verifi
     from runtime.log.dead_letters import FOLDER as DEAD_LETTERS
     from runtime.log.dead_letters import Entry, letters_of_sink
     from runtime.log.tools import open_files
+    from supervisors.cli.doing import told
     from supervisors.cli.servers import make_seams, servers_for
     from supervisors.tree import sink_factory
 
@@ -151,22 +155,28 @@ async def _verify(settings: Settings, span_ns: tuple[int, int] | None) -> Verifi
     def letters(sink: str) -> list[Entry]:
         return letters_of_sink(RealDisk(), settings.pipeline.data_dir / DEAD_LETTERS, sink)[0]
 
-    async with servers_for(settings, list(settings.sinks), seams):
-        reports = []
-        log = await trio.to_thread.run_sync(open_files, RealDisk(), folder)
-        for name in settings.sinks:
-            cursor = (await trio.to_thread.run_sync(log.cursors)).get(f"bridge.{name}")
-            report = await verify_sink(
-                sink_factory(name, settings, home),
-                seams,
-                log_id=log.log_id,
-                marks=cursor.committed if cursor else {},
-                row_counts=row_counts,
-                letters=lambda name=name: letters(name),  # type: ignore[misc]
-                span_ns=span_ns or (ALL_FROM_NS, ALL_TO_NS),
-            )
-            reports.append(report)
-        coverage = await trio.to_thread.run_sync(_coverage, settings, span_ns)
+    async with told("pipeline verify", sys.stderr) as doing:
+        doing.what = "waiting for the databases"
+        async with servers_for(settings, list(settings.sinks), seams):
+            reports = []
+            doing.what = "looking at the log"
+            log = await trio.to_thread.run_sync(open_files, RealDisk(), folder)
+            for name in settings.sinks:
+                doing.what = f"{name}: counting rows and comparing them with the log"
+                cursor = (await trio.to_thread.run_sync(log.cursors)).get(f"bridge.{name}")
+                report = await verify_sink(
+                    sink_factory(name, settings, home),
+                    seams,
+                    log_id=log.log_id,
+                    marks=cursor.committed if cursor else {},
+                    row_counts=row_counts,
+                    letters=lambda name=name: letters(name),  # type: ignore[misc]
+                    span_ns=span_ns or (ALL_FROM_NS, ALL_TO_NS),
+                )
+                reports.append(report)
+            doing.what = "coverage"
+            coverage = await trio.to_thread.run_sync(_coverage, settings, span_ns)
+            doing.what = "done, stopping what was started for it"
     return assemble(log.log_id, reports, coverage, asked=span_ns is not None)
 
 
@@ -291,7 +301,11 @@ def lines(found: Verification) -> Iterator[str]:
             yield f"    {format_ns(a)} … {format_ns(b)}: {why}"
         if len(line.holes) > HOLES_SHOWN_MAX:
             yield f"    and {len(line.holes) - HOLES_SHOWN_MAX} more (--json gives all)"
-    yield f"{len(found.problems)} problems" if found.problems else _all_well(found.coverage)
+    yield _count(len(found.problems)) if found.problems else _all_well(found.coverage)
+
+
+def _count(problems: int) -> str:
+    return "1 problem" if problems == 1 else f"{problems:,} problems"
 
 
 def _all_well(coverage: Sequence[CoverageLine]) -> str:

@@ -44,7 +44,8 @@ def test_what_is_unaccounted_or_duplicated_is_named(what):
     answer = json.loads(json.dumps(found.to_json()))
     assert answer["ok"] is False
     assert answer["sinks"][0][what] == 3
-    assert "1 problems" in "\n".join(lines(found))
+    assert list(lines(found))[-1] == "1 problem"
+    assert list(lines(attrs.evolve(found, problems=("a", "b"))))[-1] == "2 problems"
 
 
 def test_rows_that_no_checksum_covers_are_no_problem_and_never_silent():
@@ -155,3 +156,20 @@ def test_many_kinds_of_holes_are_counted_in_the_last_sentence():
     records = [record(0, 1, "missing", symbol=symbol) for symbol in symbols]
     found = assemble("l", [report()], coverage_lines(records, WANTED, None), asked=False)
     assert "(missing), 2 more are not there" in list(lines(found))[-1]
+
+
+def test_an_end_in_the_future_is_refused_as_backfill_does(pipeline):
+    said = pipeline("verify", "--from", "2014-05-01", "--to", "2199-01-01")
+    assert said.code == 78
+    assert said.err.startswith("pipeline: --to 2199-01-01T00:00:00Z is in the future: choose an earlier --to")
+    assert "holds no data yet" in pipeline("verify", "--from", "2014-05-01", "--to", "").err  # the control: "until now"
+
+
+@pytest.mark.parametrize("argv", [("verify",), ("sql", "timescale", "SELECT 1")])
+def test_a_data_directory_that_is_a_file_is_said_to_be_none(pipeline, tmp_path, argv):
+    (tmp_path / "f").write_text("")
+    said = pipeline(*argv, "--set", f"pipeline.data_dir={tmp_path}/f")
+    assert (said.code, said.err) == (
+        78,
+        f"pipeline: pipeline.data_dir = {tmp_path}/f is no directory: set it to another\n",
+    )
