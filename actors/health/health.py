@@ -73,7 +73,7 @@ class Health:
     def _surface(self, ctx: ActorContext, recent: RecentCandles) -> Surface:
         return Surface(
             probes=Probes(service=self.service, stalled_after_s=self.stalled_after_s, inboxes=self.inboxes),
-            about=About(version=self.version, started_ns=ctx.clock.wall_ns(), listen=self.listen),
+            about=About(version=self.version, started_ns=ctx.clock.wall_ns(), listen=self.listen, pid=os.getpid()),
             board=ctx.board,
             clock=ctx.clock,
             metrics=ctx.metrics,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Protocol
 
 import attrs
@@ -50,7 +51,23 @@ def orderable(text: str) -> str:
     try:
         symbol = parse_symbol(text)
     except ValueError as exc:
-        raise ConfigError(str(exc)) from exc
-    if symbol.asset_class is AssetClass.STOCK:
-        raise ConfigError(f"{text}: only currency pairs and crypto, like C:EURUSD and X:BTCUSD, are in this version")
-    return str(symbol)
+        if text.startswith(("C:", "X:")):  # it says what is wrong with the rest
+            raise ConfigError(str(exc)) from exc
+    else:
+        if symbol.asset_class is not AssetClass.STOCK:
+            return str(symbol)
+    raise ConfigError(
+        f"{text!r}{_meant(text)}: only currency pairs and crypto, like C:EURUSD and X:BTCUSD, are in this version"
+    )
+
+
+def _meant(text: str) -> str:
+    """What a pair without its prefix, or in another spelling, may mean."""
+    plain = text.upper()
+    prefixes = (f"{plain[0]}:",) if plain.startswith(("C:", "X:", "C.", "X.")) else ("C:", "X:")
+    body = plain[2:] if len(prefixes) == 1 else plain
+    found = []
+    for prefix in prefixes:
+        with contextlib.suppress(ValueError):
+            found.append(str(parse_symbol(prefix + body.replace("/", "").replace("-", ""))))
+    return f", did you mean {' or '.join(found)}?" if found else ""

@@ -25,6 +25,7 @@ class About:
     version: str
     started_ns: int
     listen: str
+    pid: int = 0
 
 
 DeadLetters = Mapping[tuple[str, str], int]
@@ -42,6 +43,7 @@ def report(
         "now": format_ns(clock.wall_ns() // 1_000_000 * 1_000_000),
         "started": format_ns(about.started_ns // 1_000_000_000 * 1_000_000_000),
         "listen": about.listen,
+        "pid": about.pid,
         "log": attrs.asdict(board.log) if board.log is not None else None,
         "live": {name: _live(state, now_s) for name, state in sorted(board.live.items())},
         "market_clock": attrs.asdict(board.market_clock) if board.market_clock is not None else None,

@@ -20,6 +20,7 @@ from runtime.settings import redact_dsn
 from runtime.telemetry import LogSetup, configure_logging
 from supervisors.cli.exits import Exit, decisive
 from supervisors.cli.options import LOG_FILE
+from supervisors.tree import VERSION
 
 COMMANDS = ("run", "check", "tree_cmd", "status", "backfill", "verify", "sql", "log", "dead_letters", "simulator")
 """Modules beside this one, in the order of --help; each has `register(subparsers)` and imports little at its top."""
@@ -43,6 +44,7 @@ def build_parser() -> Parser:
         "130 interrupted before it was done",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"holdfast {VERSION}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:

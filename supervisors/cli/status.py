@@ -128,7 +128,8 @@ def lines(status: Mapping[str, Any]) -> Iterator[str]:
     """The status for people. Pure."""
     from supervisors.cli.progress import duration  # slow to import: not for --help
 
-    yield f"{status['service']}: {status['status']}, running since {status['started']}"
+    pid = f", process {status['pid']}" if status.get("pid") else ""
+    yield f"{status['service']}: {status['status']}, running since {status['started']}{pid}"
     if market := status["facts"].get("market"):
         yield f"  ! {_plain(market)}"
     for reason in status["reasons"]:

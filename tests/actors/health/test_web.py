@@ -13,7 +13,7 @@ import trio
 from starlette.requests import Request
 
 from actors.health import web
-from actors.health.port import BackfillRequest
+from actors.health.port import BackfillRequest, orderable
 from actors.health.probes import Probes
 from actors.health.report import About
 from actors.health.web import Surface
@@ -22,6 +22,7 @@ from runtime.clock import parse_instant_ns
 from runtime.errors import ConfigError, NotConnected
 from runtime.metrics import BoardCollector, Metrics
 
+ONLY = "only currency pairs and crypto, like C:EURUSD and X:BTCUSD, are in this version"
 NASTY = "<script>alert('x')</script>"
 
 
@@ -81,7 +82,7 @@ def metrics() -> Metrics:
 def ask(board: Board, desk: Desk, metrics: Metrics):
     surface = Surface(
         probes=Probes(service="holdfast", stalled_after_s=30.0),
-        about=About(version="0.1.0", started_ns=0, listen="127.0.0.1:8800"),
+        about=About(version="0.1.0", started_ns=0, listen="127.0.0.1:8800", pid=4711),
         board=board,
         clock=StoppedClock(),
         metrics=metrics,
@@ -260,7 +261,7 @@ async def test_a_backfill_of_another_site_is_refused(ask, desk):
         ({"symbols": ["C:EUR-USD"]}, "did you mean 'C:EURUSD'?"),
         (
             {"symbols": ["EURUSD"]},
-            "EURUSD: only currency pairs and crypto, like C:EURUSD and X:BTCUSD, are in this version",
+            "'EURUSD', did you mean C:EURUSD or X:EURUSD?: only currency pairs and crypto, like C:EURUSD and X:BTCUSD, are in this version",
         ),
         ({"kinds": ["trades"]}, "kinds: trades is not one of quotes"),
         ({"from": "soon"}, "from or to:"),
@@ -350,3 +351,31 @@ async def test_a_cancellation_that_is_refused_says_why(ask, desk, error, code):
     desk.error = error
     answer = await ask("POST", "/api/backfill/cancel", json={"job": "j1"})
     assert (answer.status_code, answer.json()) == (code, {"error": str(error)})
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("c:eurusd", ", did you mean C:EURUSD?"),
+        ("EURUSD", ", did you mean C:EURUSD or X:EURUSD?"),
+        ("eur/usd", ", did you mean C:EURUSD or X:EURUSD?"),
+        ("x:btcusd", ", did you mean X:BTCUSD?"),
+        ("BTC-USDT", ", did you mean X:BTCUSDT?"),
+        ("AAPL", ""),
+        ("", ""),
+    ],
+)
+def test_a_symbol_in_another_spelling_is_told_the_right_one_and_no_stock_is_offered(text, meant):
+    with pytest.raises(ConfigError) as refused:
+        orderable(text)
+    assert str(refused.value) == f"{text!r}{meant}: {ONLY}"
+
+
+def test_a_wrong_pair_is_told_what_a_pair_is():
+    with pytest.raises(ConfigError, match=r"X:<coin><currency>"):
+        orderable("X:BTC")
+    assert [orderable(text) for text in ("C:EURUSD", "X:BTCUSD")] == ["C:EURUSD", "X:BTCUSD"]
+
+
+async def test_the_process_id_is_in_the_status(ask):
+    assert (await ask("GET", "/api/status")).json()["pid"] == 4711

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 
 import pytest
 import trio
@@ -145,6 +146,11 @@ def test_every_command_explains_itself(pipeline, command_name):
     said = pipeline(command_name, "--help")
     assert said.code == 0
     assert f"usage: pipeline {command_name}" in said.out
+
+
+def test_the_version_is_that_of_the_distribution(pipeline):
+    said = pipeline("--version")
+    assert (said.code, said.out) == (0, f"holdfast {importlib.metadata.version('holdfast')}\n")
 
 
 def test_distances_need_no_equals_sign(pipeline):
