@@ -21,7 +21,7 @@ from runtime.log.index import Catalog
 from runtime.log.losses import Lost
 from runtime.log.meta import Meta, WriterLock, load_meta, meta_of_segments, store_meta, take_lock
 from runtime.log.reader import Reader
-from runtime.log.recovery import Damage, Recovery, log_low
+from runtime.log.recovery import Damage, Recovered, Recovery, log_low
 from runtime.log.retention import Retention, new_start
 from runtime.log.runway import Runway
 from runtime.log.scan import Gap
@@ -103,7 +103,7 @@ class Log:
         """Lock, recover, and be ready to write; made when the directory is empty. Blocking: in a worker thread.
 
         Raises: ConfigError (in use, changed partitions, newer format, missing segment, not writable),
-        LogFull (no room for a segment), LogSyncFailed (the disk fails: exit 74).
+        LogFull (no room to make a log, or to copy groups that may not be synced), LogSyncFailed (exit 74).
         """
         check_native()
         folder = Path(directory)
@@ -382,8 +382,11 @@ class Log:
             reserve_bytes=min(RESERVE_BYTES, self._settings.segment_bytes // 64),
             background=self._settings.background_upkeep,
         )
-        writer.start_segment(carry=found.carry)
-        recovery.finish(found)
+        try:
+            _begin(writer, recovery, found)
+        except BaseException:
+            writer.close()
+            raise
         return writer
 
     def _trim(self, verified: int, *, pressed: bool) -> None:
@@ -418,6 +421,31 @@ class Log:
     def _forget_consumer(self, consumer: LogConsumer) -> None:
         if consumer in self._consumers:
             self._consumers.remove(consumer)
+
+
+def _begin(writer: Writer, recovery: Recovery, found: Recovered) -> None:
+    """A new segment; only then what was carried into it is cut off the old one.
+
+    On a full disk it is made of the space that the old one has too much of. If that is not enough, the log is opened
+    without one: consumers read, verified segments go, and every commit tries again. Not while there are groups to
+    carry: they may have been acknowledged, but nobody may see them before they are synced.
+    Raises LogFull, LogSyncFailed, OSError.
+    """
+    try:
+        writer.start_segment(carry=found.carry)
+    except LogFull as error:
+        if not found.carry and not found.is_whole:
+            raise
+        try:
+            writer.start_segment(carry=found.carry, size=recovery.give_back(found))
+        except LogFull:
+            if found.carry:
+                size = found.carry[-1].end - found.carry[0].position
+                raise LogFull(
+                    f"{error}: the last {len(found.carry)} groups ({size} bytes) may not be synced and must be copied "
+                    "before the log can be used: free some space on this volume; what was accepted is safe"
+                ) from error
+    recovery.finish(found)
 
 
 def _open_meta(

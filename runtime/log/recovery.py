@@ -28,7 +28,7 @@ import attrs
 
 from runtime.disk_port import Disk, File
 from runtime.errors import ConfigError
-from runtime.log.cursor import read_cursors
+from runtime.log.cursor import NO_SPACE, read_cursors
 from runtime.log.frame import FIXED_BYTES, padded
 from runtime.log.losses import MISSING_END, quarantine
 from runtime.log.positions import Positions, PositionsFile
@@ -37,6 +37,8 @@ from runtime.log.schemas import Schemas
 from runtime.log.segment import HEADER_BYTES, Segment, load_segment, segment_base, segment_name
 from runtime.log.suspect import SUSPECT
 
+_BLOCK = 4096
+"""What a file system gives back when a file is cut: whole blocks."""
 LOST_FOR_GOOD = (
     "If it is lost for good, put an empty file of its name there: what it held is then named as damaged and, as far "
     "as a vendor has it, fetched again"
@@ -69,6 +71,12 @@ class Recovered:
     damage: list[Damage] = attrs.field(factory=list)
     torn: list[Damage] = attrs.field(factory=list)
     """Tails that are void: never acknowledged."""
+
+    @property
+    def is_whole(self) -> bool:
+        """There are segments, and all up to where their frames end is known to be synced: nothing to copy or to name,
+        so the log can be read without a new segment."""
+        return bool(self.segments) and not self.carry and self.last_end == self.positions.position
 
 
 @attrs.frozen(kw_only=True)
@@ -139,6 +147,20 @@ class Recovery:
             self.disk.unlink(self.directory / SUSPECT)
             self.disk.sync_directory(self.directory)
 
+    def give_back(self, found: Recovered) -> int:
+        """On a full disk: cut off what the last segment has behind its frames, zeros or void. How many bytes that were.
+
+        Frames that are to be carried stay: they may be acknowledged, and there is no copy yet. Raises OSError.
+        """
+        last = found.segments[-1]
+        end = found.carry[-1].end if found.carry else found.last_end
+        file = self.disk.open(last.path)
+        size = file.size()
+        file.close()
+        seal(self.disk, last, end)
+        kept = -(-(HEADER_BYTES + end - last.base) // _BLOCK) * _BLOCK
+        return max(0, size - kept)
+
     def _trim_again(self, gone: Sequence[Segment]) -> None:
         """A crash while they were unlinked may have kept any of them."""
         for segment in gone:
@@ -183,7 +205,12 @@ class Recovery:
         return segment_walker(segment, file, log_low(self.log_id), bodies=not sealed, lenient=sealed)
 
     def _quarantine(self, segment: Segment, file: File, gap: Gap, kind: str) -> bool:
-        return quarantine(self.disk, self.directory, segment, file, gap, kind)
+        try:
+            return quarantine(self.disk, self.directory, segment, file, gap, kind)
+        except OSError as error:  # a full disk has no room for a copy of what counts for nothing
+            if error.errno not in NO_SPACE:
+                raise
+            return True
 
     # --- the state behind the last good frame
 

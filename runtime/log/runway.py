@@ -13,6 +13,7 @@ from pathlib import Path
 import attrs
 
 from runtime.disk_port import Disk, File
+from runtime.log.cursor import NO_SPACE
 from runtime.log.segment import HEADER_BYTES, UNFINISHED
 
 _PREFIX = "runway-"
@@ -94,9 +95,13 @@ class Runway:
     def _untouched(self, path: Path) -> Spare | None:
         """Whole, and nobody began to write a segment into it. (Its first page is written first.)"""
         file = self.disk.open(path, write=True)
-        if file.size() == self.size and not any(file.pread(HEADER_BYTES, 0)):
-            file.allocate(self.size)  # a crash may have kept the length and lost the space
-            file.sync()
-            return Spare(path=path, file=file, size=self.size)
+        try:
+            if file.size() == self.size and not any(file.pread(HEADER_BYTES, 0)):
+                file.allocate(self.size)  # a crash may have kept the length and lost the space
+                file.sync()
+                return Spare(path=path, file=file, size=self.size)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
         file.close()
         return None

@@ -89,19 +89,24 @@ class Writer:
             ]
         return answers, groups
 
-    def start_segment(self, needed: int = 0, carry: Sequence[Span] = ()) -> None:
+    def start_segment(self, needed: int = 0, carry: Sequence[Span] = (), *, size: int | None = None) -> None:
         """Leave the current segment and go on in a new one, which begins with the carried groups.
 
+        `size`: a smaller one than usual, yet never without room for those groups, or else for the reserve.
         Raises LogFull (the current one stays as it was), LogSyncFailed.
         """
         carried = Carried(epoch=self.lock.epoch, chain=self.positions.chain, durable_upto=self.positions.position)
         for span in carry:
             carried.add(span)
-        wanted = HEADER_BYTES + max(needed + self.reserve_bytes, carried.size)
+        small = size is not None and carried.size
+        wanted = HEADER_BYTES + max(0 if small else needed + self.reserve_bytes, carried.size)
         try:
-            segment, file, room = self._new_segment(wanted, carried)
+            segment, file, room = self._new_segment(wanted, carried, self.segment_bytes if size is None else size)
         except OSError as error:
-            raise self.refused(error, "new segment") from error
+            refused = self.refused(error, "new segment")
+            if isinstance(refused, LogFull):
+                self._note_where_we_stand()
+            raise refused from error
         self._sync_name(segment, file)
         self._leave_current()
         self._segment, self._file, self._room = segment, file, room
@@ -253,13 +258,13 @@ class Writer:
 
     # --- segments
 
-    def _new_segment(self, wanted: int, carried: Carried) -> tuple[Segment, File, int]:
+    def _new_segment(self, wanted: int, carried: Carried, usual: int) -> tuple[Segment, File, int]:
         """(segment, handle, size), from the runway if there is one. Raises OSError."""
         header, frames = self._next_header(carried.first_offsets()), carried.buffers
         spare = self.runway.take(wanted)
         if spare is not None:
             return finish_segment(self.disk, spare.path, spare.file, header, frames=frames), spare.file, spare.size
-        room = max(self.segment_bytes, wanted)
+        room = max(usual, wanted)
         segment, file = create_segment(self.disk, self.directory, header, size=room, frames=frames)
         return segment, file, room
 
@@ -271,6 +276,14 @@ class Writer:
         except OSError as error:
             file.close()
             raise self._sync_failed(error, f"the name of {segment.path.name}") from error
+
+    def _note_where_we_stand(self) -> None:
+        """Nothing may be committed for long. A snapshot says that all of this was synced, so the next start, which may
+        find no space either, need not copy the last groups; and what is verified can be trimmed meanwhile."""
+        if self._stored_position < self.positions.position:
+            self._snapshot = self.positions.copy()
+            if not self.background:
+                self._finish_former()
 
     def _leave_current(self) -> None:
         """Its frames are synced; the preallocated rest is given back later."""

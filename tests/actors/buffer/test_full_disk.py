@@ -88,6 +88,9 @@ class World:
             while not what():  # noqa: ASYNC110  (the board wakes nobody)
                 await trio.sleep(0.05)
 
+    async def until_drained(self, count: int) -> None:
+        await self.until(lambda: len(self.drained) == count)
+
 
 @asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[World]:
@@ -208,3 +211,34 @@ async def test_a_start_on_a_full_disk_uses_the_spare_segment_of_the_former_proce
     async with running(disk.mountpoint) as world:
         assert world.log.producer("p").sequence == 1
         world.log.commit([draft("p", 2)])
+
+
+async def test_every_later_start_on_a_full_disk_runs_too_and_goes_on_when_there_is_space(
+    volume: tuple[Volume, Callable[[], None], Callable[[], None]],
+) -> None:
+    """The second one found no spare and ended with 75: nothing could be read, delivered or trimmed."""
+    disk, fill, free = volume
+    async with running(disk.mountpoint) as world:
+        await world.until(lambda: world.state.runway_bytes > 4 << 20)
+        world.log.commit([draft("p", 1)])
+    last = 1
+    for _ in range(4):
+        fill()
+        async with running(disk.mountpoint) as world:
+            await world.until_drained(last)
+            with suppress(LogFull):
+                while True:
+                    world.log.commit([draft("p", last + 1)])
+                    last += 1
+    assert last > 20
+    fill()
+    async with running(disk.mountpoint) as world, trio.open_nursery() as nursery:
+        await world.until_drained(last)
+        world.acked += range(1, last + 1)
+        await nursery.start(_produce, world)
+        await world.until(lambda: world.state.error)
+        assert len(world.acked) == last
+        free()
+        await world.until(lambda: len(world.acked) > last + 20)
+        await world.until(lambda: world.state.error == "")
+        nursery.cancel_scope.cancel()

@@ -50,6 +50,9 @@ class Life:
     rig: Any
     everything: Callable[..., Any]
     random: random.Random = attrs.field(init=False)
+    starts: random.Random = attrs.field(init=False)
+    """Of its own, so that the other draws of a seed stay what they were."""
+    full_start: float = 0.0
     acked: list[Key] = attrs.field(factory=list)
     """The model: what must be there, in this order."""
     under_way: list[Key] = attrs.field(factory=list)
@@ -67,6 +70,8 @@ class Life:
         self.random = random.Random(self.seed)
         faults = ("crash", "crash_during_start", "kill", "sync", "short", "full", "reopen")
         self.rates = {name: self.random.choice((0.0, 0.1, 0.3)) for name in faults}
+        self.starts = random.Random(f"{self.seed}/starts")
+        self.full_start = self.starts.choice((0.0, 0.0, 0.3))
         self.rig.disk = MemoryDisk(seed=self.seed)
         self.rig.segment_bytes = self.random.choice((6 << 10, 20 << 10))
         self.rig.background = self.random.random() < 0.7
@@ -186,6 +191,8 @@ class Life:
         disk: MemoryDisk = self.rig.disk
         disk._faults.clear()
         disk.capacity_bytes = None
+        if self.starts.random() < self.full_start:
+            disk.capacity_bytes = disk._used() + self.starts.choice((0, 0, 5000))
         if self._hit("crash_during_start"):
             disk.crash_after(self.random.randrange(40))
         try:
@@ -193,6 +200,12 @@ class Life:
         except SimulatedCrash:
             self._power_cut()
             return
+        except LogFull:
+            self.seen["start refused"] += 1
+            self.full_start = 0.0 if self.starts.random() < 0.3 else self.full_start
+            self._killed()
+            return
+        self.seen["full start"] += self.log.room_bytes == 0
         self._check()
         disk._crash_at = None
 
@@ -279,6 +292,7 @@ def test_random_lives_lose_and_invent_nothing(memory_rig: Any, everything: Any) 
         "upkeep",
         "no runway",
         "trimmed",
+        "full start",
     ):
         assert seen[name] >= SEEDS // 6, f"{name} was reached only {seen[name]} times: {dict(seen)}"
 
@@ -356,4 +370,16 @@ def test_mutant_producers_are_not_folded_from_the_tail(
     memory_rig: Any, everything: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtime.log.recovery.Recovery._fold", lambda self, found, spans, end: None)
+    assert caught(memory_rig, everything)
+
+
+def test_mutant_space_on_a_full_disk_is_made_by_cutting_what_is_not_copied_yet(
+    memory_rig: Any, everything: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = recovery.Recovery.give_back
+
+    def greedy(self: recovery.Recovery, found: recovery.Recovered) -> int:
+        return real(self, attrs.evolve(found, carry=[]))
+
+    monkeypatch.setattr(recovery.Recovery, "give_back", greedy)
     assert caught(memory_rig, everything)
