@@ -261,11 +261,17 @@ async def test_a_reload_in_a_stop_takes_nothing_back_of_stopping(autojump_clock,
 
     world.on_drain["a"] = slow
     heard = Said()
-    read = trio.Event()
+    began, read = trio.Event(), trio.Event()
 
     def reread() -> Settings:
+        trio.from_thread.run_sync(began.set)
         trio.from_thread.run(read.wait)
         return Settings()
+
+    async def told(outcomes: int) -> None:
+        """Without sleeping: the virtual clock would run on to the end of the stop, and a real thread has to answer."""
+        while len(service.history.history.recent()) < outcomes:
+            await trio.lowlevel.checkpoint()
 
     service = service_of(seams, world, notifier=heard, reread=reread)
     service.ready.set()
@@ -274,13 +280,13 @@ async def test_a_reload_in_a_stop_takes_nothing_back_of_stopping(autojump_clock,
         nursery.start_soon(service._reload_on, receive)
         async with world.running(world.sup("root", "one_for_one", "a")):
             send.send_nowait(None)
-            await trio.sleep(1)
+            await began.wait()
             world.stop.set()
             await trio.sleep(1)
             read.set()
-            await trio.sleep(1)
+            await told(1)
             send.send_nowait(None)
-            await trio.sleep(1)
+            await told(2)
         nursery.cancel_scope.cancel()
     assert heard.readied == []
     assert len(service.history.history.recent()) == 2
