@@ -138,7 +138,9 @@ class Catalog:
         Headers say it. One that is lost is made good by walking over what lies before it, or behind it.
         """
         listed = self._listing.segments
-        at = next(n for n, s in enumerate(listed) if s.base == segment.base)
+        at = next((n for n, s in enumerate(listed) if s.base == segment.base), None)
+        if at is None:
+            return {}, {}  # trimmed meanwhile
         behind = self._offsets_behind(listed[at + 1 :])
         return self._offsets_before(listed[: at + 1], behind), behind
 
@@ -167,13 +169,24 @@ class Catalog:
         return first
 
     def _headers(self, segment: Segment, end: int) -> Iterator[FrameHeader]:
-        file = self._disk.open(segment.path)
+        file = self._open(segment)
+        if file is None:
+            return
         try:
             for item in self.walker(segment, file, bodies=False).walk(segment.base, end, chain=None, open_end=False):
                 if not isinstance(item, Gap):
                     yield from item.headers
         finally:
             file.close()
+
+    def _open(self, segment: Segment) -> File | None:
+        """None: it was trimmed since it was listed, so nobody will read from it."""
+        try:
+            return self._disk.open(segment.path)
+        except FileNotFoundError:
+            if segment.base >= self.start:
+                raise
+            return None
 
     def note(self, base: int, position: int, offsets: Sequence[int]) -> None:
         """A group begins at `position` of segment `base`, with these next offsets."""
@@ -213,7 +226,9 @@ class Catalog:
             start, offsets = mark.position, list(mark.offsets)
         if segment is self._listing.segments[-1]:
             offsets = None  # its marks are the writer's to make
-        file = self._disk.open(segment.path)
+        file = self._open(segment)
+        if file is None:
+            return False
         try:
             walker = self.walker(segment, file, bodies=False)
             at = self._walk(segment, walker, (start, end), offsets, search)

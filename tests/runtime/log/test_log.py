@@ -395,3 +395,24 @@ def test_a_read_only_volume_at_start_is_for_a_person_to_mend(memory_rig: Any) ->
         memory_rig.disk.fail(op, errno.EROFS, times=100)
     with pytest.raises(ConfigError, match=r"Read-only file system.*a directory that we may write to"):
         memory_rig.open()
+
+
+def test_what_is_trimmed_while_it_is_looked_up_is_no_error(memory_rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = memory_rig.filled(60, sizes=(3000,))
+    log = memory_rig.open()
+    catalog, disk = log._catalog, memory_rig.disk
+    first, second = catalog.segments[:2]
+    opened = disk.open
+
+    def trimmed_first(path: Any, **how: Any) -> Any:
+        if path == first.path and disk.exists(path):
+            disk.unlink(path)
+            catalog.drop_below(second.base)
+        return opened(path, **how)
+
+    monkeypatch.setattr(disk, "open", trimmed_first)
+    assert log.position_of(0, made[0].frames[0].offset) >= second.base
+    assert catalog.offsets_around(first) == ({}, {})
+    disk.unlink(second.path)  # and what nobody trimmed is an error as ever
+    with pytest.raises(FileNotFoundError):
+        log.position_of(0, second.header.offsets[0])
