@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -40,6 +41,8 @@ from runtime.log.writer import Writer
 
 RESERVE_BYTES = 256 << 10
 """Kept back in each segment (at most a 64th of it) for what must be written on a full disk."""
+SPARE_BYTES = 8 << 10
+"""Of the last free space of a volume, not asked for: the file system needs some for itself."""
 _DAMAGE_MAX = 1000
 """Damaged ranges remembered; the count goes on."""
 
@@ -436,8 +439,12 @@ def _begin(writer: Writer, recovery: Recovery, found: Recovered) -> None:
     except LogFull as error:
         if not found.carry and not found.is_whole:
             raise
+        size = recovery.give_back(found)
+        with suppress(LogFull):
+            writer.upkeep()  # the positions first, if they have outgrown their file: nothing is trimmed without them
         try:
-            writer.start_segment(carry=found.carry, size=recovery.give_back(found))
+            size = min(size, recovery.disk.free_bytes(recovery.directory) - SPARE_BYTES)
+            writer.start_segment(carry=found.carry, size=size)
         except LogFull:
             if found.carry:
                 size = found.carry[-1].end - found.carry[0].position

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,35 @@ def test_a_log_that_is_opened_on_a_full_disk_is_trimmed_and_so_goes_on_by_itself
     assert log.producer("p").sequence == 56
     assert sequences(everything(log))[-1] == 56
     assert log.damage == []
+
+
+def test_positions_that_have_outgrown_their_file_do_not_keep_a_full_disk_from_being_trimmed(
+    memory_rig: Any, everything: Everything
+) -> None:
+    """Trimming waited for space for them, and the space for the trimming."""
+    rig, big = memory_rig, 64 << 10
+    log = opened(rig, big)
+    log.cursor("sink").store(Cursor(position=0))
+    log.upkeep()
+    for n in range(1, 43):
+        log.commit([rig.draft("p", n, sizes=(9000,))])
+        log._writer._finish_former()
+    log.commit([rig.draft(f"history/{n:0100d}", 1, sizes=(10,)) for n in range(60)])
+    log.cursor("sink").store(Cursor(position=log.end_position))
+    rig.disk.kill()
+    full(rig)
+    log = opened(rig, big)
+    segments = log.segments
+    log.cursor("sink").load()
+    with suppress(LogFull):
+        log.upkeep(verified=log.verified_by(["sink"]), pressed=True)
+    assert log.segments < segments
+    rig.disk.crash(keep=0.0)
+    log = opened(rig, big)
+    assert len(log.producers()) == 61
+    assert log.producer("p").sequence == 42
+    log.upkeep()
+    log.commit([rig.draft("p", 43, sizes=(9000,))])
 
 
 def test_the_second_start_on_a_full_disk_writes_into_what_the_old_segment_had_too_much_of(
@@ -249,7 +279,7 @@ def test_a_crash_at_any_operation_of_a_start_on_a_full_disk_loses_nothing(
     memory_rig: Any, everything: Everything, verified: bool, keep: float | None
 ) -> None:
     """Then a second one is killed in the same way, and after the third the disk has space."""
-    for operation in range(90):
+    for operation in range(200):
         memory_rig.disk, memory_rig.path = MemoryDisk(seed=operation), Path(f"/data/{operation}")
         killed(memory_rig, groups=20, sizes=(700, 100), verified=verified)
         if keep is not None:
