@@ -174,7 +174,8 @@ def main(args: argparse.Namespace, work: Path) -> int:
     (work / "killed").mkdir()
     extra = ("downloader.confirm=false",) if args.mutant == "no-confirmation" else ()
     pipeline = replayed.live(work / "killed" / "data", days, args.speed, *extra)
-    pipeline.module = ("tests.crashes.small_batches", args.mutant or "none")
+    small = args.mutant == "no-after-mark" or args.seed % 2 == 0  # the usual ones must be crashed too
+    pipeline.module = ("tests.crashes.small_batches", "small" if small else "usual", args.mutant or "none")
     rng = random.Random(args.seed)
     run = Run(pipeline=pipeline, rng=rng, victims=args.victims.split(","))
     readers = Readers(

@@ -1,4 +1,4 @@
-"""`python -m tests.crashes.small_batches MUTANT|none run …`: the real `pipeline`, whose deliveries write in small batches.
+"""`python -m tests.crashes.small_batches small|usual MUTANT|none run …`: the real `pipeline`, with small batches or its own.
 
 In production live rows are a backlog, behind which the history lane may overtake them, from 20,000 rows on
 (`actors.bridge.lanes.LIVE_ROWS_MAX`). Here every second group is: some seconds of a played recording are enough.
@@ -28,9 +28,11 @@ def plant() -> None:
 
 
 if __name__ == "__main__":
-    plant()
-    if sys.argv[1] != "none":
-        MUTANTS[sys.argv[1]]()
+    size, mutant, *arguments = sys.argv[1:]
+    if size == "small":
+        plant()
+    if mutant != "none":
+        MUTANTS[mutant]()
     from supervisors.cli.main import main
 
-    sys.exit(main(sys.argv[2:]))
+    sys.exit(main(arguments))
