@@ -211,6 +211,8 @@ class Process:
             parts.log.close()
         except (Dead, SimulatedCrash, PlantedBug):
             return
+        except LogSyncFailed:
+            self.world.trace("the disk fails in a stop: exit 74", reached="stop on a failing disk")
 
     def _report(self, event: Event) -> None:
         self.world.watch.supervised(self, event)
