@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import attrs
 import msgspec
@@ -15,12 +16,16 @@ from actors.health.port import BackfillRequest
 from actors.market.coverage import IntervalSet
 from actors.market.symbols import partition_of
 from runtime.clock import NS_PER_HOUR
+from runtime.disk_port import Disk
 from runtime.errors import LogCorrupt
 from runtime.log.log import Log
-from runtime.log.losses import Lost, LostFrame, LostProducer
-from runtime.log.types import Frame, Interval
+from runtime.log.losses import QUARANTINE, Lost, LostFrame, LostProducer
+from runtime.log.recovery import Damage
+from runtime.log.types import Interval
 
 CANDLES = "candles"
+ASKED = "asked"
+"""In quarantine/: the damaged ranges for which jobs were made. A line each: first position, end."""
 INPUT_BYTES_MAX = 256 << 20
 """Of the log read again to see which ticks lost candles were made of."""
 _READ_BYTES = 4 << 20
@@ -75,7 +80,7 @@ class LostRowsFinder:
         kinds_asked = tuple(sorted(kinds))
         return [BackfillRequest(symbols=symbols, kinds=kinds_asked, from_ns=times[0], to_ns=times[1], refetch=True)]
 
-    def _candles(self, frames: Sequence[LostFrame | Frame], *, earlier_ns: int = 0) -> list[BackfillRequest]:
+    def _candles(self, frames: Sequence[LostFrame], *, earlier_ns: int = 0) -> list[BackfillRequest]:
         """Of all that is there in the time of `frames`, and `earlier_ns` before: a long candle begins before its ticks,
         and a live one is put out by what came after it."""
         times = _times(frames)
@@ -89,7 +94,7 @@ class LostRowsFinder:
             for from_ns, to_ns in common(wanted, self._there(symbol, kind))
         ]
 
-    def _symbols(self, frames: Sequence[LostFrame | Frame]) -> tuple[str, ...]:
+    def _symbols(self, frames: Sequence[LostFrame]) -> tuple[str, ...]:
         """Every one of their partitions."""
         live = self.log.partitions
         partitions = {frame.partition % live for frame in frames}
@@ -100,8 +105,8 @@ class LostRowsFinder:
         history, live = (self.log.producer(f"{room}/{symbol}/{kind}").position for room in (HISTORY, LIVE))
         return IntervalSet([*Position.from_bytes(history).covered, *LivePosition.from_bytes(live).live])
 
-    def _inputs(self, producer: LostProducer) -> Iterator[Frame]:
-        """What the aggregator had read when it made the lost groups."""
+    def _inputs(self, producer: LostProducer) -> Iterator[LostFrame]:
+        """Times and partitions of what the aggregator had read when it made the lost groups."""
         start, upto = (
             msgspec.json.decode(text, type=_AggregatorPosition).input if text else 0
             for text in (producer.before, producer.after)
@@ -112,7 +117,14 @@ class LostRowsFinder:
         try:
             while at < min(upto, last):
                 groups, after = reader.read(at, upto, bytes_max=_READ_BYTES, partitions=None)
-                yield from (f for group in groups for f in group.frames if f.kind in self.kinds)
+                for frame in (f for group in groups for f in group.frames if f.kind in self.kinds):
+                    yield LostFrame(  # without its body
+                        partition=frame.partition,
+                        offset=frame.offset,
+                        kind=frame.kind,
+                        event_time_ns_min=frame.event_time_ns_min,
+                        event_time_ns_max=frame.event_time_ns_max,
+                    )
                 if after <= at:
                     return
                 at = after
@@ -122,7 +134,34 @@ class LostRowsFinder:
             reader.close()
 
 
-def _times(frames: Sequence[LostFrame | Frame]) -> Interval | None:
+@attrs.frozen
+class AskedFor:
+    """Damage that jobs were made for, in all processes: whoever reads over it again, at any start, asks for nothing
+    more. Positions are never used twice, so an entry holds for ever. Blocking; raises OSError."""
+
+    disk: Disk
+    log_folder: Path
+
+    def knows(self, damage: Damage) -> bool:
+        """All of the range was asked for, perhaps in parts: readers meet neighbours together or one by one."""
+        ranges = [(int(low), int(high)) for low, high in (line.split() for line in self._text().splitlines())]
+        return IntervalSet(ranges).covers(damage.position, damage.end_position)
+
+    def note(self, damage: Damage) -> None:
+        """Durably; after the jobs are."""
+        self.disk.make_directory(self._path.parent)
+        line = f"{damage.position} {damage.end_position}\n"
+        self.disk.write_atomic(self._path, (self._text() + line).encode())
+
+    @property
+    def _path(self) -> Path:
+        return self.log_folder / QUARANTINE / ASKED
+
+    def _text(self) -> str:
+        return self.disk.read_bytes(self._path).decode() if self.disk.exists(self._path) else ""
+
+
+def _times(frames: Sequence[LostFrame]) -> Interval | None:
     """From the first to the last, whole minutes."""
     timed = [frame for frame in frames if frame.event_time_ns_max > 0]
     if not timed:

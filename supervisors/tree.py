@@ -60,6 +60,7 @@ from runtime.disk_memory import MemoryDisk
 from runtime.disk_port import Disk
 from runtime.errors import ConfigError, NotConnected, RetryableSinkError
 from runtime.log.appender import Appender, AppendRequest
+from runtime.log.cursor import NO_SPACE
 from runtime.log.dead_letters import FOLDER as DEAD_LETTERS
 from runtime.log.dead_letters import DeadLetters
 from runtime.log.log import Log, LogSettings
@@ -71,7 +72,7 @@ from runtime.market_clock import MarketClock
 from runtime.ratelimit import BudgetLimits, RateLimit
 from runtime.settings import Settings, SinkSettings
 from supervisors.engine.child import ChildSpec, RestartIntensity, Strategy, SupervisorSpec
-from supervisors.lost_rows import LostRowsFinder
+from supervisors.lost_rows import AskedFor, LostRowsFinder
 
 VERSION = "0.1.0"
 JOBS_WAITING_MAX = 100
@@ -157,18 +158,30 @@ class Parts:
         return min(checkpoint, self.log.verified_by(f"bridge.{name}" for name in self.settings.sinks))
 
     async def refetch_lost(self, damage: Damage, lost: Lost) -> None:
-        """Bit rot took these rows of the log: their slices are fetched again. Raises: NotConnected (too many jobs)."""
-        del damage
+        """Bit rot took these rows of the log: their slices are fetched again, once, however often the rot is met.
+
+        Raises: NotConnected (too many jobs, or no space for them now: to be tried again).
+        """
+        asked = AskedFor(self.disk, log_folder(self.settings))
         finder = LostRowsFinder(
             log=self.log, symbols=self.settings.pipeline.symbols, kinds=self.settings.downloader.kinds
         )
-        for request in await self.seams.offload(lambda: finder.requests(lost)):
-            await self.submit_backfill(request)
+        try:
+            if await self.seams.offload(lambda: asked.knows(damage)):
+                return
+            for number, request in enumerate(await self.seams.offload(lambda: finder.requests(lost))):
+                # The same name at the next try, so that the same job is made again and no second one.
+                await self.submit_backfill(request, name=f"lost-{damage.position}-{damage.end_position}-{number}")
+            await self.seams.offload(lambda: asked.note(damage))
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            raise NotConnected(f"no job for what the log lost: {error.strerror}") from error
 
-    async def submit_backfill(self, request: BackfillRequest) -> str:
+    async def submit_backfill(self, request: BackfillRequest, *, name: str = "") -> str:
         """Make a backfill durable and tell the downloader; returns its id. Raises: NotConnected when too many wait."""
         job = BackfillJob(
-            id=self.seams.entropy.new_id(),
+            id=name or self.seams.entropy.new_id(),
             symbols=request.symbols,
             kinds=request.kinds,
             from_ns=request.from_ns,
@@ -178,7 +191,7 @@ class Parts:
         )
         self.seams.board.jobs_idle = False  # before anybody can ask whether we are idle
         if isinstance(self.jobs, MemoryJobs):
-            self.jobs.jobs.append(job)
+            self.jobs.jobs = [*(other for other in self.jobs.jobs if other.id != job.id), job]
         else:
             await self.seams.offload(lambda: write_job(jobs_folder(self.settings), job))
         self._tell(job)
@@ -214,6 +227,11 @@ def unknown_job(job_id: str, known: Iterable[str]) -> str:
     return f"no backfill {job_id!r} is under way" + (f": there is {there}" if there else "; nor any other")
 
 
+def log_folder(settings: Settings) -> Path:
+    """The durable log."""
+    return settings.pipeline.data_dir / "log"
+
+
 def jobs_folder(settings: Settings) -> Path:
     """Where backfill jobs wait."""
     return settings.pipeline.data_dir / "jobs"
@@ -231,7 +249,7 @@ def open_parts(settings: Settings, plan: Plan, seams: Seams) -> Parts:
         seams.board.facts["market"] = "SIMULATED: prices come from the embedded market simulator, not from a vendor"
     log = Log.open(
         disk,
-        data_dir / "log",
+        log_folder(settings),
         settings=LogSettings(
             partitions=settings.log.partitions,
             segment_bytes=settings.log.segment_bytes,

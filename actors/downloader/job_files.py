@@ -19,13 +19,15 @@ def write_job(folder: Path, job: BackfillJob) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{job.id}.json"
     part = path.with_suffix(".part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
-        os.write(descriptor, job.to_json())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    part.replace(path)
+        with part.open("wb") as file:
+            file.write(job.to_json())
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)  # on a full disk its space is needed
+        raise
     _sync_folder(folder)
     return path
 

@@ -365,7 +365,8 @@ class Log:
             start_position=self._meta.start_position,
         )
         found = recovery.run()
-        self.damage += found.damage[: _DAMAGE_MAX - len(self.damage)]
+        new = [one for one in found.damage if one not in self.damage]  # a reopen may be tried once a second
+        self.damage += new[: _DAMAGE_MAX - len(self.damage)]
         self.torn += found.torn
         self._lock.begin_epoch(found.epoch)
         self._catalog.replace(found.segments)

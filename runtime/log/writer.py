@@ -296,11 +296,11 @@ class Writer:
 
     def _finish_former(self) -> None:
         """Seal what was left, store the snapshot. On a full disk the snapshot waits: a start only scans more."""
+        snapshot = self._snapshot  # first: what lies below it is in `_full` by now, and is sealed before it
         try:
             while self._full:
                 seal(self.disk, *self._full[0])
                 self._full.popleft()
-            snapshot = self._snapshot
             if snapshot is not None:
                 store_snapshot(self.disk, self.directory, snapshot)
                 self._stored_position = snapshot.position

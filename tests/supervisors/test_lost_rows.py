@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
+import attrs
 import pytest
 
 from actors.aggregator.core import PRODUCER
+from actors.health.port import BackfillRequest
 from actors.market.symbols import partition_of
-from runtime.actor import offload_inline
+from runtime.actor import Seams, offload_inline
+from runtime.board import Board
+from runtime.clock import VirtualClock
+from runtime.config import load
 from runtime.disk import MemoryDisk
 from runtime.entropy import SeededEntropy
+from runtime.errors import NotConnected
 from runtime.log.log import Log, LogSettings
 from runtime.log.losses import Lost, LostFrame, LostProducer
+from runtime.log.recovery import Damage
 from runtime.log.types import FrameDraft, GroupDraft
-from supervisors.lost_rows import LostRowsFinder
+from supervisors import tree
+from supervisors.lost_rows import AskedFor, LostRowsFinder
+from supervisors.tree import Parts, Plan, open_parts
 
 MINUTE = 60 * 10**9
 HOUR = 60 * MINUTE
@@ -131,3 +142,106 @@ def test_what_nobody_can_know_asks_for_nothing() -> None:
 @pytest.mark.parametrize("kind", ["dead", "lost"])
 def test_other_kinds_are_not_the_vendors(kind: str) -> None:
     assert finder(log_of()).requests(Lost(frames=(lost(kind, EUR, T0, T0),))) == []
+
+
+def damage(low: int, high: int) -> Damage:
+    return Damage(segment="0.seg", position=low, end_position=high, reason="rot")
+
+
+def test_what_was_asked_for_is_known_whoever_reads_over_it_again() -> None:
+    disk = MemoryDisk()
+    asked = AskedFor(disk, Path("/log"))
+    assert not asked.knows(damage(0, 100))
+    asked.note(damage(0, 100))
+    asked.note(damage(100, 150))
+    disk.crash(keep=0.0)
+    again = AskedFor(disk, Path("/log"))
+    assert again.knows(damage(0, 100))
+    assert again.knows(damage(40, 150))  # neighbours that are met together
+    assert not again.knows(damage(100, 151))
+    assert not again.knows(damage(200, 300))
+
+
+@attrs.define
+class Started:
+    """As much of a pipeline as makes jobs, on a real folder."""
+
+    folder: Path
+
+    def parts(self) -> Parts:
+        sets = ['pipeline.symbols=["C:EURUSD"]', f"pipeline.data_dir={self.folder}", "health.listen=127.0.0.1:0"]
+        settings = load(overrides=sets, cwd=self.folder.parent).settings
+        seams = Seams(clock=VirtualClock(T0), entropy=SeededEntropy(1), offload=offload_inline, board=Board())
+        return open_parts(settings, Plan(history=()), seams)
+
+    @property
+    def jobs(self) -> list[str]:
+        return sorted(path.name for path in (self.folder / "jobs").glob("*"))
+
+
+ROT = damage(1000, 2000)
+LOST = Lost(frames=(lost("quotes", EUR, T0, T0 + MINUTE), lost("coverage", EUR, T0, T0 + MINUTE)))
+
+
+async def test_rot_is_asked_for_once_in_all_processes(tmp_path: Path) -> None:
+    """A reader at each start, and each life of the buffer, tells it again."""
+    started = Started(tmp_path / "data")
+    told = []
+    for _ in range(3):
+        parts = started.parts()
+        try:
+            for _ in range(2):
+                await parts.refetch_lost(ROT, LOST)
+            assert started.jobs == ["lost-1000-2000-0.json"]
+            told.append(parts.new_jobs.statistics().depth)
+        finally:
+            parts.listener.close()
+            parts.close()
+    assert told == [1, 0, 0]
+
+
+def no_space(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def test_no_space_for_the_job_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended the buffer, and with it the process, on a disk that was only full."""
+    started = Started(tmp_path / "data")
+    parts = started.parts()
+    try:
+        with monkeypatch.context() as full:
+            full.setattr("actors.downloader.job_files.os.fsync", no_space)
+            for _ in range(2):
+                with pytest.raises(NotConnected, match="No space left"):
+                    await parts.refetch_lost(ROT, LOST)
+        assert started.jobs == []
+        await parts.refetch_lost(ROT, LOST)
+        assert started.jobs == ["lost-1000-2000-0.json"]
+    finally:
+        parts.listener.close()
+        parts.close()
+
+
+async def test_a_downloader_that_cannot_be_told_gets_no_second_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "JOBS_WAITING_MAX", 1)
+    started = Started(tmp_path / "data")
+    parts = started.parts()
+    two = Lost(frames=(*LOST.frames, lost("quotes", EUR, T0, T0 + HOUR), lost("candles", EUR, T0, T0 + HOUR)))
+    monkeypatch.setattr(
+        LostRowsFinder,
+        "requests",
+        lambda finder, lost: [
+            BackfillRequest(symbols=(EUR,), kinds=("quotes",), from_ns=T0 + n, to_ns=T0 + HOUR, refetch=True)
+            for n in range(3)
+        ],
+    )
+    try:
+        for _ in range(4):
+            with pytest.raises(NotConnected, match="waiting"):
+                await parts.refetch_lost(ROT, two)
+        assert len(started.jobs) == 2
+    finally:
+        parts.listener.close()
+        parts.close()
