@@ -191,7 +191,8 @@ class Parts:
         )
         self.seams.board.jobs_idle = False  # before anybody can ask whether we are idle
         if isinstance(self.jobs, MemoryJobs):
-            self.jobs.jobs = [*(other for other in self.jobs.jobs if other.id != job.id), job]
+            if job not in self.jobs.jobs:
+                self.jobs.jobs.append(job)
         else:
             await self.seams.offload(lambda: write_job(jobs_folder(self.settings), job))
         self._tell(job)
