@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from runtime.log.types import Interval
 
 CANDLES = "candles"
 ASKED = "asked"
-"""In quarantine/: the damaged ranges for which jobs were made. A line each: first position, end."""
+"""In quarantine/: the damaged ranges for which jobs were made. A line each: log, first position, end."""
+_LINE = r"^{} (\d{{1,19}}) (\d{{1,19}})$"
 INPUT_BYTES_MAX = 256 << 20
 """Of the log read again to see which ticks lost candles were made of."""
 _READ_BYTES = 4 << 20
@@ -137,28 +139,32 @@ class LostRowsFinder:
 @attrs.frozen
 class AskedFor:
     """Damage that jobs were made for, in all processes: whoever reads over it again, at any start, asks for nothing
-    more. Positions are never used twice, so an entry holds for ever. Blocking; raises OSError."""
+    more. A log never uses a position twice, so an entry holds for ever. What is rotten in this file is asked for once
+    more, that is all. Blocking; raises OSError."""
 
     disk: Disk
     log_folder: Path
+    log_id: str
 
     def knows(self, damage: Damage) -> bool:
         """All of the range was asked for, perhaps in parts: readers meet neighbours together or one by one."""
-        ranges = [(int(low), int(high)) for low, high in (line.split() for line in self._text().splitlines())]
+        ranges = [
+            (int(low), int(high)) for low, high in re.findall(_LINE.format(self.log_id), self._text(), re.MULTILINE)
+        ]
         return IntervalSet(ranges).covers(damage.position, damage.end_position)
 
     def note(self, damage: Damage) -> None:
         """Durably; after the jobs are."""
         self.disk.make_directory(self._path.parent)
-        line = f"{damage.position} {damage.end_position}\n"
-        self.disk.write_atomic(self._path, (self._text() + line).encode())
+        lines = [*self._text().splitlines(), f"{self.log_id} {damage.position} {damage.end_position}"]
+        self.disk.write_atomic(self._path, "".join(f"{line}\n" for line in lines).encode())
 
     @property
     def _path(self) -> Path:
         return self.log_folder / QUARANTINE / ASKED
 
     def _text(self) -> str:
-        return self.disk.read_bytes(self._path).decode() if self.disk.exists(self._path) else ""
+        return self.disk.read_bytes(self._path).decode(errors="replace") if self.disk.exists(self._path) else ""
 
 
 def _times(frames: Sequence[LostFrame]) -> Interval | None:

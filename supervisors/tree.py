@@ -162,7 +162,7 @@ class Parts:
 
         Raises: NotConnected (too many jobs, or no space for them now: to be tried again).
         """
-        asked = AskedFor(self.disk, log_folder(self.settings))
+        asked = AskedFor(self.disk, log_folder(self.settings), self.log.log_id)
         finder = LostRowsFinder(
             log=self.log, symbols=self.settings.pipeline.symbols, kinds=self.settings.downloader.kinds
         )

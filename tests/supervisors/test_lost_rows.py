@@ -150,16 +150,31 @@ def damage(low: int, high: int) -> Damage:
 
 def test_what_was_asked_for_is_known_whoever_reads_over_it_again() -> None:
     disk = MemoryDisk()
-    asked = AskedFor(disk, Path("/log"))
+    asked = AskedFor(disk, Path("/log"), "a" * 32)
     assert not asked.knows(damage(0, 100))
     asked.note(damage(0, 100))
     asked.note(damage(100, 150))
     disk.crash(keep=0.0)
-    again = AskedFor(disk, Path("/log"))
+    again = AskedFor(disk, Path("/log"), "a" * 32)
     assert again.knows(damage(0, 100))
     assert again.knows(damage(40, 150))  # neighbours that are met together
     assert not again.knows(damage(100, 151))
     assert not again.knows(damage(200, 300))
+
+
+def test_what_is_asked_for_of_another_log_or_cannot_be_read_is_asked_for_again() -> None:
+    """A file that only saves work must not end the process, nor hide what another log of this folder lost."""
+    disk = MemoryDisk()
+    AskedFor(disk, Path("/log"), "a" * 32).note(damage(0, 100))
+    assert not AskedFor(disk, Path("/log"), "b" * 32).knows(damage(0, 100))
+    path = Path("/log/quarantine/asked")
+    whole = disk.read_bytes(path)
+    for rotten in (b"", b"\xff\xfe\n", whole[:-5], whole.replace(b" 0 ", b" x "), bytes(40), b"a b c d\n"):
+        disk.write_atomic(path, rotten)
+        asked = AskedFor(disk, Path("/log"), "a" * 32)
+        assert not asked.knows(damage(0, 100))
+        asked.note(damage(200, 300))
+        assert asked.knows(damage(200, 300))
 
 
 @attrs.define
